@@ -1,0 +1,86 @@
+"""The command ``python -m pmap``: a demo, and the version.
+
+There is no console script called ``pmap``, since Linux has a command of that name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        The words after ``python -m pmap``; those of this process without it.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.version:
+        print(f"polars-pmap {_version()}")
+    elif options.command == "demo":
+        return _demo(options.rows, options.backend, options.jobs)
+    else:
+        parser.print_help()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m pmap", description="A parallel map for Polars.")
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    demo = commands.add_parser("demo", help="map ordinary Python over 336,776 real flights")
+    demo.add_argument("--rows", type=_positive, metavar="N", help="the first N flights alone")
+    every = "the backends to time (default: auto and all that run on this machine)"
+    demo.add_argument("--backend", nargs="+", action="extend", metavar="NAME", help=every)
+    demo.add_argument("--jobs", type=_workers, metavar="N", help="workers, as n_jobs")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        message = f"must be at least 1, not {number}"
+        raise argparse.ArgumentTypeError(message)
+    return number
+
+
+def _workers(text: str) -> int:
+    number = int(text)
+    if number == 0:
+        message = "0 means nothing: -1 is all CPUs, 1 a single worker"
+        raise argparse.ArgumentTypeError(message)
+    return number
+
+
+def _demo(rows: int | None, backends: Sequence[str] | None, jobs: int | None) -> int:
+    from pmap import _demo as demo  # noqa: PLC0415 - the demo's needs are its own
+
+    if not demo.is_installed():
+        print(demo.HINT, file=sys.stderr)
+        return 1
+    from pmap._demo._run import run  # noqa: PLC0415 - imports astral
+
+    try:
+        return run(rows, backends, jobs)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - slow to import, seldom needed
+
+    return version("polars-pmap")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,94 @@
+"""The backend of a run: from the warm pools by name, or the user's own."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from pmap import _pools
+from pmap._registry import adopt, get_backend
+from pmap.backend import Locality
+from pmap.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from pmap._config import Options
+    from pmap._schedule import Access
+    from pmap.backend import Backend, WorkerSpec
+
+__all__ = ["open_access"]
+
+
+def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitStack) -> Access:
+    """Get hold of a backend until `stack` is closed.
+
+    Raises
+    ------
+    ArgumentError
+        When `timeout` is asked of a backend that can not stop a partition.
+    """
+    named = isinstance(target, str) and "://" not in target
+    access = (
+        _Warm(str(target), spec, options.idle_timeout, stack)
+        if named
+        else _Foreign(target, spec, stack)
+    )
+    capabilities = access.backend.capabilities
+    can_stop = capabilities.locality is Locality.MACHINE and (
+        capabilities.killable or capabilities.owns_workers
+    )
+    if options.timeout is not None and not can_stop:
+        raise ArgumentError(
+            f"backend {access.name!r} can not stop a partition that runs too long: "
+            "timeout= needs backend='forkserver', 'spawn' or 'loky'"
+        )
+    return access
+
+
+class _Warm:
+    """A backend by name, from the warm pools."""
+
+    def __init__(self, name: str, spec: WorkerSpec, idle_timeout: float, stack: ExitStack) -> None:
+        self.name = name
+        self.spec = spec
+        self._factory = get_backend(name)
+        self._idle_timeout = idle_timeout
+        self._stack = stack
+        self.backend: Backend = self._lease()
+
+    def _lease(self) -> Backend:
+        return self._stack.enter_context(_pools.lease(self._factory, self.spec, self._idle_timeout))
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another call has given this pool up."""
+        return _pools.is_condemned(self.backend)
+
+    def give_up(self) -> None:
+        """Stop the pool, which is broken, or whose workers can only be stopped together."""
+        _pools.discard(self.backend)
+
+    def renew(self) -> bool:
+        """Stop the broken pool and take a new one."""
+        self.give_up()
+        self.backend = self._lease()
+        return True
+
+
+class _Foreign:
+    """A backend, executor, client or address of the user's."""
+
+    def __init__(self, target: object, spec: WorkerSpec, stack: ExitStack) -> None:
+        self.name, self.backend = adopt(target, spec)
+        self.spec: WorkerSpec | None = None
+        self.is_lost = False
+        if self.backend is not target and not isinstance(target, Executor):
+            stack.callback(self.backend.close)  # a client that was made for an address, say
+
+    def give_up(self) -> None:
+        """It is not ours to stop."""
+
+    def renew(self) -> bool:
+        """It is not ours to replace."""
+        return False

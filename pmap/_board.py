@@ -1,0 +1,128 @@
+"""A small shared table in which workers write what they are running, and since when.
+
+It tells the caller, on every backend of this machine, when a partition really started and
+in which process: time-outs count from there, a hung worker can be found and killed, and a
+death is charged to the partition that ran, not to those that waited.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from pmap._segment import Segment, map_path
+
+if TYPE_CHECKING:
+    import mmap
+
+__all__ = ["Board", "Entry", "Place"]
+
+_ENTRY = struct.Struct("dq")  # started (monotonic seconds, one clock for the machine), pid
+_HEADER = struct.Struct("8sq")  # what this is, and its token: a path alone does not name it
+_MAGIC = b"pmapbord"
+_CANCELLED = -1
+_tokens = itertools.count(1)
+
+
+class Place(NamedTuple):
+    """A task's line of the board, as it travels to the worker."""
+
+    path: str
+    token: int
+    slot: int
+
+
+class Entry(NamedTuple):
+    """What a worker wrote: monotonic seconds, and its pid."""
+
+    started: float
+    pid: int
+
+
+def _offset(slot: int) -> int:
+    return _HEADER.size + slot * _ENTRY.size
+
+
+class Board:
+    """Caller's side: one line for each task in flight."""
+
+    def __init__(self, n_slots: int) -> None:
+        self._segment = Segment()
+        self._memory = self._segment.map_writable(_offset(n_slots))
+        self._token = next(_tokens)
+        _HEADER.pack_into(self._memory, 0, _MAGIC, self._token)
+        self._free = list(range(n_slots))
+
+    def take(self) -> Place | None:
+        """An empty line, if there is one."""
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        _ENTRY.pack_into(self._memory, _offset(slot), 0.0, 0)
+        return Place(self._segment.path, self._token, slot)
+
+    def give_back(self, place: Place) -> None:
+        """Return a line."""
+        self._free.append(place.slot)
+
+    def read(self, place: Place) -> Entry | None:
+        """Who runs the task and since when; ``None`` while it waits or when it is done."""
+        entry = Entry(*_ENTRY.unpack_from(self._memory, _offset(place.slot)))
+        return entry if entry.pid > 0 else None
+
+    def cancel(self, place: Place) -> Entry | None:
+        """A worker that has not started on the task will not; who runs it, if one has."""
+        entry = self.read(place)
+        if entry is None:
+            _ENTRY.pack_into(self._memory, _offset(place.slot), 0.0, _CANCELLED)
+        return entry
+
+    def close(self) -> None:
+        """Let go of the table."""
+        self._memory.close()
+        self._segment.close()
+
+
+class _Mapped:
+    """The board that this worker has open."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, int] | None = None
+        self._memory: mmap.mmap | None = None
+
+    def open(self, place: Place) -> mmap.mmap | None:
+        """The table; ``None`` if it is gone, and another segment may be in its place."""
+        key = (place.path, place.token)
+        if self._key != key:
+            self._memory, self._key = _open(place), key
+        return self._memory
+
+
+def _open(place: Place) -> mmap.mmap | None:
+    try:
+        memory = map_path(place.path, writable=True)
+    except (OSError, ValueError):
+        return None
+    known = len(memory) >= _HEADER.size and _HEADER.unpack_from(memory, 0) == (_MAGIC, place.token)
+    return memory if known else None
+
+
+_mapped = _Mapped()
+
+
+def mark_running(place: Place, pid: int) -> bool:
+    """Worker's side: start on the task; ``False`` if nobody waits for it any more."""
+    memory = _mapped.open(place)
+    if memory is None or _ENTRY.unpack_from(memory, _offset(place.slot))[1] == _CANCELLED:
+        return False
+    _ENTRY.pack_into(memory, _offset(place.slot), time.monotonic(), pid)
+    return True
+
+
+def mark_done(place: Place) -> None:
+    """Worker's side: the task is over."""
+    memory = _mapped.open(place)
+    if memory is not None:
+        _ENTRY.pack_into(memory, _offset(place.slot), 0.0, 0)

@@ -1,0 +1,311 @@
+"""How one attempt at a partition is made into a task, and its answer into an outcome.
+
+Two ways: within this process objects are passed as they are; to other processes a message
+goes, with the data by reference where memory is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from pmap import _output, _transport
+from pmap._board import Board
+from pmap._context import PartitionInfo
+from pmap._function import dump_function, instantiate
+from pmap._segment import Segment, SegmentPool
+from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage
+from pmap._worker import apply
+from pmap.backend import Locality, Task, execute
+from pmap.errors import FunctionExitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from pmap._board import Entry, Place
+    from pmap._config import Options
+    from pmap._partition import Partition
+
+__all__ = ["Answer", "CallSpec", "Carrier", "Flight", "LocalCarrier", "RemoteCarrier"]
+
+
+class Answer(NamedTuple):
+    """What came of an attempt."""
+
+    value: Any
+    error: BaseException | None
+    stats: Stats | None
+
+
+class Flight:
+    """One attempt at a partition that is under way."""
+
+    __slots__ = (
+        "attempt",
+        "bytes_in",
+        "future",
+        "in_caller",
+        "partition",
+        "place",
+        "reply",
+        "task",
+        "timed_out",
+    )
+
+    def __init__(
+        self, partition: Partition, attempt: int, task: Task, *, in_caller: bool = False
+    ) -> None:
+        self.in_caller = in_caller
+        self.partition = partition
+        self.attempt = attempt
+        self.task = task
+        self.bytes_in = 0
+        self.reply: Segment | None = None
+        self.place: Place | None = None
+        self.timed_out = False
+        self.future: Future[Any]
+
+
+class Carrier(Protocol):
+    """Makes tasks of partitions, and answers of what the tasks return."""
+
+    def load(self, partition: Partition, attempt: int) -> Flight:
+        """A flight, ready to be submitted."""
+        ...
+
+    def unload(self, flight: Flight) -> Answer:
+        """The answer of a flight whose task has returned."""
+        ...
+
+    def running(self, flight: Flight) -> Entry | None:
+        """Who runs it and since when, if that is known."""
+        ...
+
+    def abandon(self, flight: Flight) -> Entry | None:
+        """Nobody waits for it: it is not to start any more; who runs it, if one does."""
+        ...
+
+    def land(self, flight: Flight) -> None:
+        """It is over: free what it held."""
+        ...
+
+    def close(self) -> None:
+        """Free everything, as soon as the last flight has landed."""
+        ...
+
+
+class CallSpec(NamedTuple):
+    """What carriers need to know of a call."""
+
+    function: Callable[..., Any]
+    options: Options
+    n_partitions: int | None
+    want_frame: bool
+
+
+class LocalCarrier:
+    """Within this process: the function sees the caller's own objects."""
+
+    def __init__(self, call: CallSpec) -> None:
+        self._call = call
+        self._of_thread = threading.local()
+
+    def load(self, partition: Partition, attempt: int) -> Flight:
+        """A task that calls the function on a slice."""
+        return Flight(partition, attempt, Task(self._run, (partition, attempt)))
+
+    def _run(self, payload: tuple[Partition, int]) -> Answer:
+        partition, attempt = payload
+        started, clock = time.time(), time.perf_counter()
+        value, error = None, cast("BaseException | None", None)
+        info = PartitionInfo(
+            partition.index,
+            self._call.n_partitions,
+            attempt,
+            partition.rows,
+            self._call.options.seed,
+        )
+        try:
+            value = apply(
+                self._function(), partition.frame(), info, want_frame=self._call.want_frame
+            )
+        except (SystemExit, GeneratorExit, KeyboardInterrupt) as exc:
+            if (
+                isinstance(exc, KeyboardInterrupt)
+                and threading.current_thread() is threading.main_thread()
+            ):
+                raise  # Ctrl-C
+            error = FunctionExitError(f"the function raised {type(exc).__name__}({exc})")
+        except BaseException as exc:  # noqa: BLE001  PanicException is no Exception
+            error = exc
+        seconds = time.perf_counter() - clock
+        return Answer(value, error, Stats(os.getpid(), started, time.time(), seconds, 0.0, 0))
+
+    def _function(self) -> Callable[..., Any]:
+        """Of this thread: a class is instantiated once in each worker."""
+        if not hasattr(self._of_thread, "function"):
+            if self._call.options.initializer is not None:
+                self._call.options.initializer()
+            self._of_thread.function = instantiate(self._call.function)
+        return cast("Callable[..., Any]", self._of_thread.function)
+
+    def unload(self, flight: Flight) -> Answer:
+        """What the task returned is the answer."""
+        return cast("Answer", flight.future.result())
+
+    def running(self, flight: Flight) -> Entry | None:  # noqa: ARG002  as the protocol has it
+        """Threads can not be told apart from outside."""
+        return None
+
+    abandon = running
+
+    def land(self, flight: Flight) -> None:
+        """Nothing was held."""
+
+    def close(self) -> None:
+        """Nothing was held."""
+
+
+class RemoteCarrier:
+    """To other processes, on this machine (by reference) or elsewhere (bytes alone)."""
+
+    def __init__(self, call: CallSpec, locality: Locality, *, n_slots: int, owned: bool) -> None:
+        self._call = call
+        self._shared = locality is Locality.MACHINE
+        self._owned = owned
+        self._job_segment: Segment | None = None
+        self._job = self._dump_job(owned=owned)
+        self._sender = _transport.Sender(shared=self._shared)
+        self._replies = SegmentPool()
+        self._board = Board(n_slots) if self._shared else None
+        self._log_level = logging.getLogger().getEffectiveLevel()
+        self._lock = threading.Lock()
+        self._n_flying = 0
+        self._closing = False
+
+    def _dump_job(self, *, owned: bool) -> JobRef:
+        """The function, pickled once; large ones travel once, in a segment."""
+        initializer = self._call.options.initializer
+        job = Job(
+            dump_function(self._call.function),
+            None if initializer is None else dump_function(initializer),
+            tuple(map(str, sys.path)),
+            _working_folder() if owned else None,
+        )
+        data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
+        blob = _transport.Blob(data)
+        if self._shared and len(data) > _transport.INLINE_BYTES:
+            self._job_segment = Segment()
+            self._job_segment.write(data)
+            blob = _transport.Blob(None, self._job_segment.path, len(data))
+        return JobRef(hashlib.blake2b(data, digest_size=16).digest(), blob)
+
+    def load(self, partition: Partition, attempt: int) -> Flight:
+        """A task whose payload is a message of a few kilobytes at most."""
+        if partition.rows == 0:
+            return self._load_empty(partition, attempt)
+        parcel = self._sender.parcel(partition)
+        reply = self._replies.take() if self._shared else None
+        place = self._board.take() if self._board is not None else None
+        message = TaskMessage(
+            job=self._job,
+            parcel=parcel,
+            number=partition.index,
+            n_partitions=self._call.n_partitions,
+            attempt=attempt,
+            rows=partition.rows,
+            seed=self._call.options.seed,
+            want_frame=self._call.want_frame,
+            reply_path=None if reply is None else reply.path,
+            place=place,
+            exclusive=self._shared or self._owned,
+            log_level=self._log_level,
+        )
+        flight = Flight(
+            partition, attempt, Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        )
+        flight.reply, flight.place, flight.bytes_in = reply, place, parcel.n_bytes
+        with self._lock:
+            self._n_flying += 1
+        return flight
+
+    def _load_empty(self, partition: Partition, attempt: int) -> Flight:
+        """An empty frame of a stream is never sent: many functions fail on it, or lose dtypes."""
+        task = LocalCarrier(self._call).load(partition, attempt).task
+        with self._lock:
+            self._n_flying += 1
+        return Flight(partition, attempt, task, in_caller=True)
+
+    def unload(self, flight: Flight) -> Answer:
+        """Open the reply; a large frame is mapped where the worker wrote it."""
+        if flight.in_caller:
+            return cast("Answer", flight.future.result())
+        reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
+        _output.replay(reply.output)
+        if reply.error is not None:
+            return Answer(None, reply.error.rebuild(), reply.stats)
+        try:
+            return Answer(_value(reply, flight.reply), None, reply.stats)
+        except Exception as exc:  # noqa: BLE001  a result's own unpickling may raise anything
+            exc.add_note("pmap: raised in the caller while opening the result")
+            return Answer(None, exc, reply.stats)
+
+    def running(self, flight: Flight) -> Entry | None:
+        """As its worker wrote on the board."""
+        if self._board is None or flight.place is None:
+            return None
+        return self._board.read(flight.place)
+
+    def abandon(self, flight: Flight) -> Entry | None:
+        """Write on the board that nobody waits for it."""
+        if self._board is None or flight.place is None:
+            return None
+        return self._board.cancel(flight.place)
+
+    def land(self, flight: Flight) -> None:
+        """Free what it held: only now, since until now its worker might have written there."""
+        if flight.reply is not None:
+            self._replies.give_back(flight.reply)
+        if flight.place is not None and self._board is not None:
+            self._board.give_back(flight.place)
+        self._sender.done(flight.partition)
+        with self._lock:
+            self._n_flying -= 1
+        self._free()
+
+    def close(self) -> None:
+        """Free everything, as soon as the last flight has landed."""
+        self._closing = True
+        self._free()
+
+    def _free(self) -> None:
+        with self._lock:
+            if not self._closing or self._n_flying > 0:
+                return
+        self._sender.close()
+        self._replies.close()
+        for part in (self._board, self._job_segment):
+            if part is not None:
+                part.close()
+
+
+def _working_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None  # it was deleted
+
+
+def _value(reply: Reply, segment: Segment | None) -> Any:
+    if reply.parcel is not None:
+        return _transport.open_reply(reply.parcel, segment)
+    if reply.blob is not None:
+        return pickle.loads(reply.blob.load(segment))  # noqa: S301  from our own worker
+    return None

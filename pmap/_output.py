@@ -1,0 +1,126 @@
+"""Prints, warnings and log records of workers come out of the caller's own streams.
+
+While a partition runs in a worker of this machine, what it writes to `sys.stdout` and
+`sys.stderr` and what it logs is kept and sent along with the reply; the caller writes it
+again. Past a bound, it goes to the worker's own streams, which are the terminal's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+__all__ = ["Recorder", "replay"]
+
+#: Most that is kept for one partition: characters, and log records.
+_MAX_KEPT = 16 * 1024 * 1024
+
+Event = tuple[str, object]
+
+
+class _Stream(io.TextIOBase):
+    """A text stream that keeps what is written."""
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._name = name
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if not self._recorder.keep(self._name, text, len(text)):
+            original = getattr(sys, f"__{self._name}__")
+            if original is not None:
+                original.write(text)
+        return len(text)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def fileno(self) -> int:
+        """The process's own descriptor, for those who write to it directly."""
+        return 1 if self._name == "stdout" else 2
+
+
+class _Handler(logging.Handler):
+    """Keeps log records, in a form that pickles."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = dict(record.__dict__)
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        fields.update(msg=text, args=None, exc_info=None, exc_text=None)
+        plain = {
+            key: value
+            for key, value in fields.items()
+            if isinstance(value, str | int | float | None)
+        }
+        self._recorder.keep("log", plain, len(text))
+
+
+class Recorder:
+    """Keeps what one partition prints and logs."""
+
+    def __init__(self, log_level: int) -> None:
+        self._events: list[Event] = []
+        self._room = _MAX_KEPT
+        self._log_level = log_level
+
+    def keep(self, kind: str, what: object, size: int) -> bool:
+        """Keep one event; ``False`` if there is no room."""
+        if size > self._room:
+            return False
+        self._room -= size
+        self._events.append((kind, what))
+        return True
+
+    @contextlib.contextmanager
+    def recording(self) -> Generator[None]:
+        """Record inside the block."""
+        root, handler = logging.getLogger(), _Handler(self)
+        level = root.level
+        root.addHandler(handler)
+        if level != self._log_level:  # setting it empties the caches of all loggers
+            root.setLevel(self._log_level)
+        try:
+            with (
+                contextlib.redirect_stdout(_Stream(self, "stdout")),
+                contextlib.redirect_stderr(_Stream(self, "stderr")),
+            ):
+                yield
+        finally:
+            root.removeHandler(handler)
+            if level != self._log_level:
+                root.setLevel(level)
+
+    def events(self) -> tuple[Event, ...]:
+        """What was kept, in order."""
+        return tuple(self._events)
+
+
+def replay(events: Iterable[Event]) -> None:
+    """Caller's side: write again what a worker wrote."""
+    for kind, what in events:
+        if kind == "log":
+            record = logging.makeLogRecord(cast("dict[str, object]", what))
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+            continue
+        stream = sys.stdout if kind == "stdout" else sys.stderr
+        if stream is not None:
+            stream.write(str(what))

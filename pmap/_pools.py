@@ -1,0 +1,141 @@
+"""Warm pools: kept between calls, stopped after a rest, at exit, or by `shutdown`."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pmap._context import depth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from pmap.backend import Backend, BackendFactory, WorkerSpec
+
+    Key = tuple[BackendFactory, WorkerSpec, int]
+
+__all__ = ["discard", "is_warm", "lease", "shutdown"]
+
+
+@dataclass(eq=False)
+class _Pool:
+    backend: Backend
+    idle_timeout: float
+    users: int = 0
+    rested: float = field(default_factory=time.monotonic)
+
+    def is_stale(self) -> bool:
+        """Whether nobody has used it for as long as it may rest."""
+        return self.users == 0 and time.monotonic() - self.rested > self.idle_timeout
+
+
+class _Pools:
+    """All pools of this process."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing: at the start, and in a fork, whose pools are its parent's."""
+        self._lock = threading.Lock()
+        self._pools: dict[Key, _Pool] = {}
+        self._reaper: threading.Thread | None = None
+
+    def take(self, key: Key, idle_timeout: float) -> Backend:
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                factory, spec, _ = key
+                pool = self._pools[key] = _Pool(factory(spec), idle_timeout)
+                self._watch()
+            pool.users += 1
+            pool.idle_timeout = idle_timeout
+            return pool.backend
+
+    def give_back(self, key: Key, backend: Backend) -> None:
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is not None and pool.backend is backend:
+                pool.users -= 1
+                pool.rested = time.monotonic()
+
+    def knows(self, key: Key) -> bool:
+        return key in self._pools
+
+    def remove(self, wanted: Callable[[_Pool], bool]) -> None:
+        """Close the pools that are `wanted`, outside the lock."""
+        with self._lock:
+            keys = [key for key, pool in self._pools.items() if wanted(pool)]
+            gone = [self._pools.pop(key) for key in keys]
+        for pool in gone:
+            pool.backend.close()
+
+    def _watch(self) -> None:
+        if self._reaper is None:
+            self._reaper = threading.Thread(target=self._reap, name="pmap-idle", daemon=True)
+            self._reaper.start()
+
+    def _reap(self) -> None:
+        while True:
+            with self._lock:
+                if not self._pools:
+                    self._reaper = None
+                    return
+                pause = min(pool.idle_timeout for pool in self._pools.values()) / 4
+            time.sleep(min(max(pause, 0.01), 5.0))
+            self.remove(_Pool.is_stale)
+
+
+_pools = _Pools()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.forget)
+
+
+@contextlib.contextmanager
+def lease(factory: BackendFactory, spec: WorkerSpec, idle_timeout: float) -> Generator[Backend]:
+    """A warm pool, made if there is none, for the time of the block."""
+    key = (factory, spec, depth.get())
+    backend = _pools.take(key, idle_timeout)
+    try:
+        yield backend
+    finally:
+        _pools.give_back(key, backend)
+
+
+_condemned: weakref.WeakSet[Backend] = weakref.WeakSet()
+
+
+def is_condemned(backend: Backend) -> bool:
+    """Whether a call has given the pool up: what breaks in it says nothing about a partition."""
+    return backend in _condemned
+
+
+def discard(backend: Backend) -> None:
+    """Close a pool that is of no more use; the next lease makes another."""
+    _condemned.add(backend)
+    _pools.remove(lambda pool: pool.backend is backend)
+
+
+def is_warm(factory: BackendFactory, spec: WorkerSpec) -> bool:
+    """Whether such a pool is there."""
+    return _pools.knows((factory, spec, depth.get()))
+
+
+def shutdown() -> None:
+    """Stop all warm pools now; the next call starts new ones.
+
+    Examples
+    --------
+    >>> import pmap
+    >>> pmap.shutdown()
+    """
+    _pools.remove(lambda _: True)
+
+
+atexit.register(shutdown)

@@ -1,0 +1,129 @@
+"""What happened in a call: the plan, a row a partition, what failed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from pmap._plan import Plan
+    from pmap._schedule import Outcome
+
+__all__ = ["Report", "last_report", "remember"]
+
+_TIMINGS: dict[str, pl.DataType] = {
+    "index": pl.Int64(),
+    "rows": pl.Int64(),
+    "worker": pl.Int64(),
+    "started": pl.Datetime("us", "UTC"),
+    "finished": pl.Datetime("us", "UTC"),
+    "function_seconds": pl.Float64(),
+    "transport_seconds": pl.Float64(),
+    "bytes_in": pl.Int64(),
+    "bytes_out": pl.Int64(),
+    "attempt": pl.Int64(),
+}
+
+
+@dataclass(eq=False)
+class Report:
+    """What happened in one call.
+
+    Attributes
+    ----------
+    plan : Plan
+        Workers, partitions, backend, and why.
+    seconds : float
+        From the call to its end.
+    failures : list of BaseException
+        What failed and was skipped or returned, in the order of failing.
+    """
+
+    plan: Plan
+    failures: list[BaseException] = field(default_factory=list[BaseException])
+    seconds: float = 0.0
+    _rows: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]], repr=False)
+    _begun: float = field(default_factory=time.perf_counter, repr=False)
+
+    def add(self, outcome: Outcome) -> None:
+        """Note one attempt at a partition."""
+        stats = outcome.stats
+        if stats is not None:
+            times = (int(stats.started * 1e6), int(stats.finished * 1e6))
+            self._rows.append(
+                (
+                    outcome.partition.index,
+                    outcome.partition.rows,
+                    stats.worker,
+                    *times,
+                    stats.function_seconds,
+                    stats.transport_seconds,
+                    outcome.bytes_in,
+                    stats.bytes_out,
+                    outcome.attempt,
+                )
+            )
+
+    def finish(self) -> None:
+        """The call is over."""
+        self.seconds = time.perf_counter() - self._begun
+
+    @property
+    def timings(self) -> pl.DataFrame:
+        """A row for each attempt, in the order of partitions.
+
+        Columns: ``index``, ``rows``, ``worker`` (pid), ``started`` and ``finished`` (UTC),
+        ``function_seconds``, ``transport_seconds`` (in the worker), ``bytes_in``,
+        ``bytes_out`` (as Arrow IPC; 0 where nothing was sent), ``attempt`` (from 0).
+        """
+        frame = pl.DataFrame(self._rows, schema=_TIMINGS, orient="row")
+        return frame.sort("index", "attempt")
+
+    def __str__(self) -> str:
+        rows = self._rows
+        function = sum(row[5] for row in rows)
+        transport = sum(row[6] for row in rows)
+        workers = len({row[2] for row in rows})
+        lines = [
+            f"{len(rows)} partitions, {sum(row[1] for row in rows):,} rows in {self.seconds:.3f} s",
+            f"  in the function {function:.3f} s, moving data {transport:.3f} s, over {workers} worker(s)",
+            f"  sent {sum(row[7] for row in rows):,} bytes, received {sum(row[8] for row in rows):,} bytes",
+        ]
+        if self.failures:
+            lines.append(
+                f"  {len(self.failures)} partition(s) failed, the first: {self.failures[0]!r}"
+            )
+        return "\n".join([str(self.plan), *lines])
+
+
+_last: Report | None = None
+_of_thread = threading.local()
+
+
+def remember(report: Report) -> None:
+    """Make it the last report, of this thread and of the process."""
+    global _last  # noqa: PLW0603
+    _last = _of_thread.report = report
+
+
+def last_report() -> Report | None:
+    """The report of this thread's last call; of the process's, if this thread made none.
+
+    Returns
+    -------
+    Report or None
+        With ``plan``, ``timings`` (a `DataFrame`, a row a partition), ``seconds`` and
+        ``failures``; printing it gives a summary. ``None`` before the first call.
+
+    Examples
+    --------
+    >>> import polars as pl, pmap
+    >>> out = pmap.map_partitions(pl.DataFrame({"x": [1, 2]}), lambda p: p, n_partitions=2)
+    >>> pmap.last_report().timings["rows"].to_list()
+    [1, 1]
+    """
+    return getattr(_of_thread, "report", None) or _last

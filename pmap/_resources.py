@@ -1,0 +1,138 @@
+"""What this process may use: CPUs by affinity and cgroup quota, memory by cgroup and machine.
+
+`loky.cpu_count` and `os.process_cpu_count` look at the root of the cgroup tree or not at
+all; a quota that a service manager puts on an inner group is seen only along the path of
+the process's own group, so that path is walked here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from functools import cache
+from pathlib import PurePosixPath
+
+__all__ = ["available_memory", "cpu_count"]
+
+_CGROUPS = "/sys/fs/cgroup"
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use.
+
+    The least of the CPUs of its affinity mask, the quota of its cgroup (v1 or v2) and of
+    every group above it, rounded up, and ``LOKY_MAX_CPU_COUNT`` if that is set, since
+    joblib and loky obey it too.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Examples
+    --------
+    >>> import pmap
+    >>> pmap.cpu_count() >= 1
+    True
+    """
+    limits = [_affinity(), *(math.ceil(quota) for quota in _quotas())]
+    with contextlib.suppress(KeyError, ValueError):
+        limits.append(int(os.environ["LOKY_MAX_CPU_COUNT"]))
+    return max(1, min(limits))
+
+
+def _affinity() -> int:
+    with contextlib.suppress(AttributeError, OSError):  # not on every platform
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _own_groups(controller: str) -> tuple[str, ...]:
+    """Folders of this process's cgroup and those above it that govern `controller`."""
+    folders: list[str] = []
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _root_of(controllers)
+        inner = PurePosixPath(root, path.lstrip("/"))
+        folders += [
+            str(folder) for folder in (inner, *inner.parents) if folder.is_relative_to(root)
+        ]
+    return tuple(folder for folder in folders if os.path.isdir(folder))
+
+
+def _root_of(controllers: str) -> str:
+    """Of a hierarchy; version 1 has one for some controllers, named in any order."""
+    if controllers and os.path.isdir(_CGROUPS):
+        for name in os.listdir(_CGROUPS):
+            if set(name.split(",")) == set(controllers.split(",")):
+                return f"{_CGROUPS}/{name}"
+    return _CGROUPS
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except OSError:
+        return []  # no such controller or platform: no limit
+
+
+def _number(path: str) -> float | None:
+    for line in _lines(path):
+        with contextlib.suppress(ValueError):  # "max"
+            return float(line.split()[0])
+    return None
+
+
+def _quotas() -> list[float]:
+    """CPUs granted by each group that limits them."""
+    quotas = (_quota(folder) for folder in _own_groups("cpu"))
+    return [quota for quota in quotas if quota is not None]
+
+
+def _quota(folder: str) -> float | None:
+    for line in _lines(f"{folder}/cpu.max"):
+        with contextlib.suppress(ValueError):  # "max", or nothing that we know
+            granted, period = line.split()
+            return float(granted) / float(period)
+        return None
+    granted_us = _number(f"{folder}/cpu.cfs_quota_us")  # -1: no limit
+    if granted_us is None or granted_us <= 0:
+        return None
+    return granted_us / (_number(f"{folder}/cpu.cfs_period_us") or 100_000)
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be allocated: the least of machine and cgroups; ``None`` if unknown."""
+    known = [max(0, int(limit - used)) for limit, used in _memory_limits()]
+    known += [
+        int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if "MemAvailable" in line
+    ]
+    return min(known, default=None)
+
+
+def _memory_limits() -> list[tuple[float, float]]:
+    """Of each group with a limit: that limit, and what of it is in use, in bytes."""
+    limits = ((_number(limit), used, stat) for limit, used, stat in _memory_files())
+    return [(limit, _in_use(used, stat)) for limit, used, stat in limits if limit is not None]
+
+
+def _in_use(used: str, stat: str) -> float:
+    """Without cached files that nobody has looked at for long, which the kernel drops at need."""
+    idle = [float(line.split()[1]) for line in _lines(stat) if line.startswith("inactive_file ")]
+    return (_number(used) or 0.0) - sum(idle)
+
+
+@cache
+def _memory_files() -> tuple[tuple[str, str, str], ...]:
+    names = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+    files = (
+        (f"{folder}/{limit}", f"{folder}/{used}", f"{folder}/memory.stat")
+        for folder in _own_groups("memory")
+        for limit, used in names
+    )
+    return tuple(found for found in files if os.path.isfile(found[0]))

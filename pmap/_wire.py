@@ -1,0 +1,165 @@
+"""What caller and workers say to each other; plain tuples, so that pickling them is cheap.
+
+User's pickles travel inside as bytes and are opened within a `try` of their own.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import traceback
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+
+from pmap.errors import FunctionExitError, RemoteError, RemoteTraceback
+
+if TYPE_CHECKING:
+    from pmap._board import Place
+    from pmap._transport import Blob, Parcel
+
+__all__ = ["ErrorInfo", "Job", "JobRef", "Reply", "Stats", "TaskMessage", "describe_error"]
+
+#: Longest traceback or message that is sent: characters.
+_MAX_TEXT = 64 * 1024
+#: Largest pickled exception that is sent: bytes.
+_MAX_PICKLE = 1024 * 1024
+
+
+class Job(NamedTuple):
+    """What is the same for all partitions of a call; pickled once, cached in each worker."""
+
+    function: bytes
+    initializer: bytes | None
+    sys_path: tuple[str, ...]
+    cwd: str | None
+
+
+class JobRef(NamedTuple):
+    """A pickled `Job`, and the digest under which workers keep it."""
+
+    digest: bytes
+    blob: Blob
+
+
+class TaskMessage(NamedTuple):
+    """One attempt at one partition."""
+
+    job: JobRef
+    parcel: Parcel
+    number: int
+    n_partitions: int | None
+    attempt: int
+    rows: int
+    seed: int | None
+    want_frame: bool
+    reply_path: str | None
+    place: Place | None
+    exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
+    log_level: int
+
+
+class Stats(NamedTuple):
+    """What one attempt took: wall-clock seconds since the epoch, seconds, bytes."""
+
+    worker: int
+    started: float
+    finished: float
+    function_seconds: float
+    transport_seconds: float
+    bytes_out: int
+    threads: int | None = None
+
+
+class ErrorInfo(NamedTuple):
+    """An exception on its way back: as a pickle if it survives one, and as text."""
+
+    pickled: bytes | None
+    type_name: str
+    message: str
+    traceback: str
+    phase: str
+    is_exit: bool
+
+    def rebuild(self) -> BaseException:
+        """The exception itself, its traceback as the cause; else one of pmap's that tells all."""
+        exc = self._rebuild()
+        exc.__cause__ = RemoteTraceback(self.traceback)
+        if self.phase:
+            exc.add_note(f"pmap: raised while {self.phase}")
+        return exc
+
+    def _rebuild(self) -> BaseException:
+        if self.is_exit:
+            return FunctionExitError(f"the function raised {self.type_name}({self.message})")
+        if self.pickled is not None:
+            import cloudpickle  # noqa: PLC0415
+
+            try:
+                exc = cloudpickle.loads(self.pickled)
+            except Exception:  # noqa: BLE001  a class may need what only the worker has
+                exc = None
+            if isinstance(exc, BaseException):
+                return exc
+        return RemoteError(f"{self.type_name}: {self.message}")
+
+
+class Reply(NamedTuple):
+    """The answer to a `TaskMessage`: a frame, a pickled value, or an error."""
+
+    parcel: Parcel | None
+    blob: Blob | None
+    error: ErrorInfo | None
+    stats: Stats
+    output: tuple[tuple[str, object], ...] = ()
+
+
+def describe_error(exc: BaseException, phase: str) -> ErrorInfo:
+    """Make an `ErrorInfo` of any exception, however it behaves."""
+    kind = type(exc)
+    is_exit = isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit)
+    try:
+        text = "".join(traceback.format_exception(exc))
+    except Exception:  # noqa: BLE001  a __str__ or __repr__ of the user's may raise anything
+        text = f"{kind.__qualname__}: (its text can not be had: formatting it raised)"
+    pickled = None if is_exit else _dump_exception(exc)
+    return ErrorInfo(pickled, kind.__qualname__, _clip(_text(exc)), _clip(text), phase, is_exit)
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001
+        return "(its str() raised)"
+
+
+def _clip(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    half = _MAX_TEXT // 2
+    return f"{text[:half]}\n... ({len(text) - _MAX_TEXT:,} characters left out) ...\n{text[-half:]}"
+
+
+def _dump_exception(exc: BaseException) -> bytes | None:
+    """A pickle that is known to open again, or nothing."""
+    import cloudpickle  # noqa: PLC0415
+
+    try:
+        data: bytes = cloudpickle.dumps(exc)
+        if len(data) > _MAX_PICKLE:
+            return None
+        cloudpickle.loads(data)
+    except Exception:  # noqa: BLE001  many exceptions do not survive a round trip
+        return None
+    return data
+
+
+def _rebuild_panic(message: str) -> BaseException:
+    return pl.exceptions.PanicException(message)
+
+
+def _reduce_panic(exc: BaseException) -> tuple[object, tuple[str]]:
+    return _rebuild_panic, (str(exc),)
+
+
+# Polars' panic class lies in no importable module, so it does not pickle without help.
+copyreg.pickle(pl.exceptions.PanicException, _reduce_panic)  # type: ignore[arg-type]

@@ -1,0 +1,239 @@
+"""All that runs in a worker: take a message apart, run the function, answer.
+
+`execute` never raises: whatever happens becomes a `Reply`, since an exception that escapes
+hangs or breaks most pools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pmap import _board, _transport
+from pmap._context import PartitionInfo, depth, running
+from pmap._function import instantiate
+from pmap._output import Recorder
+from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error
+from pmap.errors import ResultTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmap._transport import Blob, Parcel
+    from pmap._wire import JobRef
+
+__all__ = ["apply", "execute", "in_worker"]
+
+#: Functions that a worker keeps ready between calls.
+_KEPT_JOBS = 4
+#: Seconds of rest after which a worker unmaps its input.
+_FORGET_AFTER = 1.0
+
+_depth = 0
+
+
+def in_worker() -> bool:
+    """Whether this is a mapped function's process or thread: a map inside a map runs right here."""
+    return _depth > 0 or running.get() is not None
+
+
+def apply(
+    function: Callable[[pl.DataFrame], Any],
+    frame: pl.DataFrame,
+    info: PartitionInfo,
+    *,
+    want_frame: bool,
+) -> Any:
+    """Call the function on one partition, here; on every backend, this is where it runs."""
+    token, deeper = running.set(info), depth.set(depth.get() + 1)
+    try:
+        result = function(frame)
+        return _as_frame(result) if want_frame else result
+    finally:
+        running.reset(token)
+        depth.reset(deeper)
+
+
+def _as_frame(result: object) -> pl.DataFrame | None:
+    if result is None or isinstance(result, pl.DataFrame):
+        return result
+    if isinstance(result, pl.LazyFrame):
+        return result.collect()
+    kind = type(result)
+    hint = {
+        "Series": "return series.to_frame()",
+        "pandas": "return pl.from_pandas(...)",
+        "pyarrow": "return pl.from_arrow(...)",
+    }
+    which = "Series" if isinstance(result, pl.Series) else kind.__module__.partition(".")[0]
+    remedy = hint.get(which, "return a frame or None")
+    raise ResultTypeError(
+        f"the function returned a {kind.__qualname__}, not a polars DataFrame: {remedy}, "
+        "or use pmap.iter_partitions, which gives back whatever the function returns"
+    )
+
+
+class _Jobs:
+    """The functions that this worker has ready, most recently used last."""
+
+    def __init__(self) -> None:
+        self._ready: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self._initialized: set[bytes] = set()
+        self._lock = threading.RLock()  # a cluster's worker may run several tasks at once
+
+    def get(self, ref: JobRef) -> Callable[..., Any]:
+        """The function, made ready if it is not."""
+        with self._lock:
+            return self._get(ref)
+
+    def _get(self, ref: JobRef) -> Callable[..., Any]:
+        if ref.digest not in self._ready:
+            self._ready[ref.digest] = self._load(ref)
+            while len(self._ready) > _KEPT_JOBS:
+                self._ready.popitem(last=False)
+        self._ready.move_to_end(ref.digest)
+        return self._ready[ref.digest]
+
+    def _load(self, ref: JobRef) -> Callable[..., Any]:
+        job: Job = pickle.loads(ref.blob.load())  # noqa: S301  from the pipe of our caller
+        _adopt_surroundings(job)
+        if job.initializer is not None and job.initializer not in self._initialized:
+            pickle.loads(job.initializer)()  # noqa: S301
+            self._initialized.add(job.initializer)
+        return instantiate(pickle.loads(job.function))  # noqa: S301
+
+
+def _adopt_surroundings(job: Job) -> None:
+    """Modules and relative paths of the function mean here what they mean in the caller."""
+    if job.cwd is None:
+        return
+    sys.path[:] = [*job.sys_path, *(p for p in sys.path if p not in job.sys_path)]
+    with contextlib.suppress(OSError):  # the caller's folder may be gone by now
+        os.chdir(job.cwd)
+
+
+_jobs = _Jobs()
+
+
+def execute(payload: bytes) -> bytes:
+    """Run one message; the answer as a pickled `Reply`."""
+    global _depth  # noqa: PLW0603  counts tasks that have the process to themselves
+    message: TaskMessage = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
+    _depth += message.exclusive
+    try:
+        reply = _Attempt(message).reply()
+    finally:
+        _depth -= message.exclusive
+        _forgetter.rest()
+    return pickle.dumps(reply, pickle.HIGHEST_PROTOCOL)
+
+
+class _Attempt:
+    """One message on its way through this worker."""
+
+    def __init__(self, message: TaskMessage) -> None:
+        self._message = message
+        self._phase = "unpickling the function in the worker"
+        self._function_seconds = 0.0
+        self._recorder = Recorder(message.log_level)
+
+    def reply(self) -> Reply:
+        """Run it, whatever happens."""
+        started, clock = time.time(), time.perf_counter()
+        place = self._message.place
+        if place is not None and not _board.mark_running(place, os.getpid()):
+            return Reply(None, None, None, Stats(os.getpid(), started, started, 0.0, 0.0, 0))
+        parcel, blob, error = None, None, None
+        try:
+            parcel, blob = self._run()
+        except BaseException as exc:  # noqa: BLE001  PanicException and SystemExit are no Exception
+            error = describe_error(exc, self._phase)
+        transport = time.perf_counter() - clock - self._function_seconds
+        n_bytes = parcel.n_bytes if parcel is not None else 0
+        stats = Stats(
+            os.getpid(),
+            started,
+            time.time(),
+            self._function_seconds,
+            transport,
+            n_bytes,
+            _pool_size(),
+        )
+        if place is not None:
+            _board.mark_done(place)
+        return Reply(parcel, blob, error, stats, self._recorder.events())
+
+    def _run(self) -> tuple[Parcel | None, Blob | None]:
+        message = self._message
+        with self._recorder.recording() if message.exclusive else contextlib.nullcontext():
+            function = _jobs.get(message.job)
+            self._phase = "receiving the partition"
+            frame = _transport.unpack(message.parcel)
+            self._phase = ""
+            result = self._call(function, frame)
+            self._phase = "sending the result back"
+            return self._pack(result)
+
+    def _call(self, function: Callable[..., Any], frame: pl.DataFrame) -> object:
+        message, clock = self._message, time.perf_counter()
+        info = PartitionInfo(
+            message.number, message.n_partitions, message.attempt, message.rows, message.seed
+        )
+        try:
+            return apply(function, frame, info, want_frame=message.want_frame)
+        finally:
+            self._function_seconds = time.perf_counter() - clock
+
+    def _pack(self, result: object) -> tuple[Parcel | None, Blob | None]:
+        if result is None:
+            return None, None
+        if isinstance(result, pl.DataFrame):
+            return _transport.pack(result, self._message.reply_path), None
+        import cloudpickle  # noqa: PLC0415  only what is no frame needs it
+
+        return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply_path)
+
+
+_reported_size = False
+
+
+def _pool_size() -> int | None:
+    """The size of Polars' pool, told once: it says whether the cap came in time."""
+    global _reported_size  # noqa: PLW0603
+    if _reported_size:
+        return None
+    _reported_size = True
+    return pl.thread_pool_size()
+
+
+class _Forgetter:
+    """Unmaps the input of a worker that rests, so that the caller's memory goes free."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def rest(self) -> None:
+        """A task is over."""
+        self._last = time.monotonic()
+        if _transport.has_mapped() and self._thread is None:
+            self._thread = threading.Thread(target=self._wait, name="pmap-forget", daemon=True)
+            self._thread.start()
+
+    def _wait(self) -> None:
+        while _depth > 0 or time.monotonic() - self._last < _FORGET_AFTER:
+            time.sleep(_FORGET_AFTER / 2)
+        self._thread = None
+        _transport.forget_mapped()
+
+
+_forgetter = _Forgetter()
