@@ -1,0 +1,219 @@
+"""How worker processes are started: by a fresh interpreter, or by a fork server of our own.
+
+Not by `multiprocessing.Process`: that would run the user's ``__main__`` again (and so need
+a guard in every script), pin the process-wide start method, start a resource tracker, and
+leave no way to give a worker an environment but to change this process's own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Protocol
+
+from pmap.errors import WorkerStartError
+from pmap_backends import _child
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ForkserverLauncher", "Launcher", "SpawnLauncher", "WorkerProcess"]
+
+#: Seconds to wait for the end of a process that was told to end.
+_PATIENCE = 2.0
+
+
+class WorkerProcess(Protocol):
+    """A started worker: its pipe, and its end."""
+
+    pipe: Connection
+    pid: int | None
+
+    def kill(self) -> None:
+        """End it now."""
+        ...
+
+    def wait(self) -> int | None:
+        """Reap it after its pipe has closed; its exit code as of `subprocess`."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts workers."""
+
+    def start(self) -> WorkerProcess:
+        """Start one; returns before it is ready."""
+        ...
+
+    def close(self) -> None:
+        """Free what starting needed; the workers are the pool's."""
+        ...
+
+    def forget(self) -> None:
+        """In a fork of the caller: let go, without ending what is the parent's."""
+        ...
+
+
+def _start_interpreter(
+    role: str, end: socket.socket, env: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start Python with the caller's flags and paths, and one end of a pipe."""
+    executable = os.fsdecode(spawn.get_executable() or "")
+    if not executable:
+        raise WorkerStartError(
+            "no Python interpreter is known to start workers with: call multiprocessing.set_executable(path)"
+        )
+    flags = getattr(subprocess, "_args_from_interpreter_flags", list[str])()
+    # The path comes first: a file polars.py beside the user's script must not be imported.
+    code = (
+        f"import sys; sys.path[:] = {[str(p) for p in sys.path]!r}; "
+        f"from pmap_backends._child import main; main({role!r}, {end.fileno()})"
+    )
+    try:
+        return subprocess.Popen(  # noqa: S603  our own interpreter, no shell
+            [executable, *flags, "-c", code],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[end.fileno()],
+            process_group=0,  # Ctrl-C in a terminal is the caller's alone
+        )
+    except OSError as exc:
+        raise WorkerStartError(f"could not start a worker process ({executable}): {exc}") from exc
+
+
+def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:
+    try:
+        return process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait(_PATIENCE)
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as exc:
+        raise WorkerStartError(f"could not make a pipe for a worker: {exc}") from exc
+
+
+class _Spawned:
+    """A worker that is a child of this process."""
+
+    def __init__(self, pipe: Connection, process: subprocess.Popen[bytes]) -> None:
+        self.pipe = pipe
+        self.pid: int | None = process.pid
+        self._process = process
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> int | None:
+        return _end(self._process, _PATIENCE)
+
+
+class SpawnLauncher:
+    """A fresh interpreter for each worker."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def start(self) -> WorkerProcess:
+        """Start one; it imports Polars before it is ready."""
+        ours, theirs = _pair()
+        with theirs:
+            try:
+                process = _start_interpreter("worker", theirs, self._env)
+            except WorkerStartError:
+                ours.close()
+                raise
+        return _Spawned(Connection(ours.detach()), process)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    forget = close
+
+
+class _Forked:
+    """A worker that is a child of the fork server."""
+
+    def __init__(self, pipe: Connection, server: ForkserverLauncher) -> None:
+        self.pipe = pipe
+        self.pid: int | None = None  # told by its first message
+        self._server = server
+
+    def kill(self) -> None:
+        if self.pid is not None:
+            os.kill(self.pid, 9)
+
+    def wait(self) -> int | None:
+        return None if self.pid is None else self._server.exit_code(self.pid)
+
+
+class ForkserverLauncher:
+    """Forks of a process that has imported Polars and never used it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> WorkerProcess:
+        """Ask the server for a fork; does not wait for it."""
+        ours, theirs = _pair()
+        with theirs:
+            try:
+                self._ask_for_fork(theirs)
+            except (OSError, WorkerStartError) as exc:
+                ours.close()
+                raise WorkerStartError(f"the fork server is gone: {exc}") from exc
+        return _Forked(Connection(ours.detach()), self)
+
+    def _ask_for_fork(self, end: socket.socket) -> None:
+        request = _child.REQUEST.pack(_child.FORK, 0)
+        try:
+            socket.send_fds(self._server(), [request], [end.fileno()])
+        except OSError:  # it was killed just now: another one
+            self.close()
+            socket.send_fds(self._server(), [request], [end.fileno()])
+
+    def _server(self) -> socket.socket:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()  # it was killed: make another
+        if self._control is None:
+            ours, theirs = _pair()
+            with theirs:
+                self._process = _start_interpreter("server", theirs, self._env)
+            ours.settimeout(_PATIENCE)
+            self._control = ours
+        return self._control
+
+    def exit_code(self, pid: int) -> int | None:
+        """How a worker ended; ``None`` if the server is gone too."""
+        if self._control is None:
+            return None
+        try:
+            self._control.sendall(_child.REQUEST.pack(_child.WAIT, pid))
+            answer = self._control.recv(8)
+        except OSError:
+            self.close()  # a late answer would be taken for the next one's
+            return None
+        return struct.unpack("!q", answer)[0] if answer else None
+
+    def forget(self) -> None:
+        """Let go of the control socket, which would keep the server alive."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def close(self) -> None:
+        """End the server."""
+        self.forget()
+        if self._process is not None:
+            _end(self._process, _PATIENCE)
+            self._process = None

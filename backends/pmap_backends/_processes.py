@@ -1,0 +1,337 @@
+"""The pool behind `spawn` and `forkserver`: one pipe a worker, one thread that listens.
+
+Nothing is shared between workers: no queue, lock or semaphore that a dying one could hold.
+So a worker can be killed, blamed and replaced alone. Who touches what:
+
+- any thread: `submit` and `close`, which take the lock, hand out tasks and start workers;
+- the listening thread: reads replies and deaths, resolves futures (never under the lock,
+  since callbacks are the core's), hands out what waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pmap.backend import Capabilities, Locality
+from pmap.errors import BackendError, PmapWarning, WorkerDiedError, WorkerStartError
+from pmap_backends._child import READY, REFUSED
+from pmap_backends._launch import ForkserverLauncher, SpawnLauncher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pmap.backend import Task, WorkerSpec
+    from pmap_backends._launch import Launcher, WorkerProcess
+
+__all__ = ["ForkserverBackend", "SpawnBackend"]
+
+#: Seconds within which a worker must be ready.
+_START_TIMEOUT = 60.0
+#: Workers that may die in a row before their first task.
+_MAX_START_FAILURES = 3
+
+
+class _Item:
+    """A payload that waits or runs, and its future."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.future: Future[Any] = Future()
+
+    def claim(self) -> bool:
+        """Whether it still is to run; from then on it can not be cancelled."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+
+class _Worker:
+    """One process, and what it was given."""
+
+    def __init__(self, process: WorkerProcess, max_tasks: int | None) -> None:
+        self.process = process
+        self.ready = False
+        self.started = time.monotonic()
+        self.items: deque[_Item] = deque()
+        self._left = max_tasks
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it has had all the tasks it may have."""
+        return self._left == 0
+
+    def give(self, item: _Item) -> None:
+        """Send a payload; small, so that it fits the pipe's buffer and never blocks."""
+        self.items.append(item)
+        if self._left is not None:
+            self._left -= 1
+        # A pipe that broke meanwhile is seen, and handled, by the listening thread.
+        with contextlib.suppress(OSError):
+            self.process.pipe.send_bytes(item.payload)
+
+
+class _ProcessPool:
+    """Workers, what waits for them, and the thread that listens to them."""
+
+    _living: ClassVar[weakref.WeakSet[_ProcessPool]] = weakref.WeakSet()
+
+    def __init__(self, spec: WorkerSpec, launcher: Callable[[Mapping[str, str]], Launcher]) -> None:
+        self.capabilities = Capabilities(
+            locality=Locality.MACHINE, n_workers=spec.n_workers, killable=True, owns_workers=True
+        )
+        self._spec = spec
+        self._env = spec.environment()
+        self._launcher = launcher(self._env)
+        self._lock = threading.RLock()
+        self._waiting: deque[_Item] = deque()
+        self._workers: dict[int, _Worker] = {}  # by the descriptor of their pipe
+        self._start_failures = 0
+        self._closed = False
+        self._wake_r, self._wake_w = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._wake_r, select.POLLIN)
+        self._listener: threading.Thread | None = None
+        self._living.add(self)
+
+    def submit(self, task: Task) -> Future[Any]:
+        """Give the task to a worker, start one for it, or let it wait."""
+        item = _Item(task.payload)
+        with self._lock:
+            if self._closed:
+                raise BackendError("this pool is closed")
+            self._waiting.append(item)
+            try:
+                self._assign()
+            except WorkerStartError:
+                self._waiting.remove(item)
+                raise
+            self._listen()
+        return item.future
+
+    def _listen(self) -> None:
+        if self._listener is None:
+            self._listener = threading.Thread(target=self._run, name="pmap-listen", daemon=True)
+            self._listener.start()
+
+    # Handing out, under the lock.
+
+    def _assign(self) -> None:
+        while self._waiting:
+            worker = self._next_worker()
+            if worker is None:
+                return
+            item = self._waiting.popleft()
+            if item.claim():
+                worker.give(item)
+
+    def _next_worker(self) -> _Worker | None:
+        """A free one, or a new one.
+
+        No task is sent ahead to a busy worker: behind a long one it would wait while another
+        worker is idle, and it could not be called back.
+        """
+        free = [w for w in self._workers.values() if not w.items and not w.exhausted]
+        if free:
+            return max(free, key=lambda worker: worker.ready)
+        if len(self._workers) < self._spec.n_workers:
+            return self._start_worker(may_fail=bool(self._workers))
+        return None
+
+    def _start_worker(self, *, may_fail: bool) -> _Worker | None:
+        try:
+            process = self._launcher.start()
+        except WorkerStartError:
+            if may_fail:
+                return None  # those that run will do
+            raise
+        worker = _Worker(process, self._spec.max_tasks_per_child)
+        fd = process.pipe.fileno()
+        self._workers[fd] = worker
+        self._poll.register(fd, select.POLLIN)
+        self._wake()
+        return worker
+
+    # Listening, in a thread of its own.
+
+    def _run(self) -> None:
+        while not self._closed:
+            for fd, _ in self._poll.poll(1000):
+                if fd == self._wake_r:
+                    os.read(fd, 4096)
+                else:
+                    self._hear(fd)
+            self._check_starting()
+
+    def _wake(self) -> None:
+        os.write(self._wake_w, b"x")
+
+    def _hear(self, fd: int) -> None:
+        worker = self._workers.get(fd)
+        if worker is None:
+            return
+        try:
+            message = worker.process.pipe.recv_bytes()
+        except (EOFError, OSError):
+            self._bury(fd, worker)
+            return
+        if worker.ready:
+            self._finish(fd, worker, message)
+        elif message.startswith(REFUSED):
+            self._stop_forking(message[len(REFUSED) :].decode())
+            self._bury(fd, worker)
+        else:
+            worker.process.pid = int(message[len(READY) :])
+            worker.ready, self._start_failures = True, 0
+
+    def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
+        with self._lock:
+            item = worker.items.popleft()
+            self._assign()
+            retire = worker.exhausted and not worker.items
+        item.future.set_result(message)
+        if retire:
+            self._bury(fd, worker)
+
+    def _bury(self, fd: int, worker: _Worker) -> None:
+        """A worker is gone, or is let go: blame the task that it ran, keep the others."""
+        with self._lock:
+            if self._workers.pop(fd, None) is None:
+                return  # `close` has taken it, and sees to its end
+        self._poll.unregister(fd)
+        worker.process.pipe.close()
+        exitcode = worker.process.wait()
+        blamed: list[tuple[Future[Any], BaseException]] = []
+        with self._lock:
+            if worker.ready and worker.items:
+                died = WorkerDiedError(exitcode=exitcode, pid=worker.process.pid)
+                blamed.append((worker.items.popleft().future, died))
+            if not worker.ready:
+                self._start_failures += 1
+            self._waiting.extendleft(reversed(worker.items))
+            blamed += self._give_up_starting(exitcode) or self._reassign()
+        for future, exc in blamed:
+            future.set_exception(exc)
+
+    def _reassign(self) -> list[tuple[Future[Any], BaseException]]:
+        try:
+            self._assign()
+        except WorkerStartError as exc:
+            return self._drop_waiting(exc)
+        return []
+
+    def _give_up_starting(self, exitcode: int | None) -> list[tuple[Future[Any], BaseException]]:
+        if self._start_failures < _MAX_START_FAILURES:
+            return []
+        self._start_failures = 0
+        return self._drop_waiting(
+            WorkerStartError(
+                f"{_MAX_START_FAILURES} workers in a row ended before their first task, the last "
+                f"{_how(exitcode)}; what they wrote to stderr says why"
+            )
+        )
+
+    def _drop_waiting(self, exc: BaseException) -> list[tuple[Future[Any], BaseException]]:
+        dropped = [(item.future, exc) for item in self._waiting if item.claim()]
+        self._waiting.clear()
+        return dropped
+
+    def _check_starting(self) -> None:
+        late = time.monotonic() - _START_TIMEOUT
+        with self._lock:
+            stuck = [(fd, w) for fd, w in self._workers.items() if not w.ready and w.started < late]
+        for fd, worker in stuck:
+            worker.process.kill()
+            self._bury(fd, worker)
+
+    def _stop_forking(self, why: str) -> None:
+        warnings.warn(
+            f"pmap starts workers with spawn from now on: {why}", PmapWarning, stacklevel=2
+        )
+        with self._lock:
+            self._launcher.close()
+            self._launcher = SpawnLauncher(self._env)
+
+    # The end.
+
+    def close(self) -> None:
+        """Stop the workers now, running tasks included; idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            workers = list(self._workers.values())
+            self._workers.clear()
+        for item in waiting:
+            item.future.cancel()
+        self._wake()
+        if self._listener is not None and self._listener is not threading.current_thread():
+            self._listener.join(5)
+        self._end(workers)
+        os.close(self._wake_r)
+        os.close(self._wake_w)
+
+    def _end(self, workers: list[_Worker]) -> None:
+        for worker in workers:
+            if worker.items:
+                worker.process.kill()  # it would not look at its pipe before it is done
+            worker.process.pipe.close()
+        for worker in workers:
+            worker.process.wait()
+        self._launcher.close()
+        for item in (item for worker in workers for item in worker.items):
+            item.future.set_exception(BackendError("the pool was closed while this ran"))
+
+    @classmethod
+    def forget_in_child(cls) -> None:
+        """In a fork of the caller: let go of the pipes, which would keep the workers alive."""
+        for pool in list(cls._living):
+            pool.forget()
+
+    def forget(self) -> None:
+        """Be of no use any more, without ending what is the parent's."""
+        self._closed = True
+        for worker in self._workers.values():
+            worker.process.pipe.close()
+        self._launcher.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ProcessPool.forget_in_child)
+
+
+def _how(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "in a way that can not be told"
+    if exitcode < 0:
+        return f"by {signal.Signals(-exitcode).name}"
+    return f"with exit code {exitcode}"
+
+
+class SpawnBackend(_ProcessPool):
+    """Workers that are fresh interpreters: works everywhere, takes longest to start."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__(spec, SpawnLauncher)
+
+
+class ForkserverBackend(_ProcessPool):
+    """Workers forked from a process that has imported Polars and never used it; Linux only."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        if not sys.platform.startswith("linux"):
+            raise BackendError(
+                "forkserver needs Linux, where it can be proven that Polars' engine does not run "
+                "in the server: use backend='spawn'"
+            )
+        super().__init__(spec, ForkserverLauncher)
