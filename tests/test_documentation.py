@@ -1,0 +1,85 @@
+"""What is written for users runs: the README's blocks, and the examples of public docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import types
+from pathlib import Path
+
+import pytest
+
+import pmap
+from pmap import backend, errors
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def readme() -> str:
+    return README.read_text()
+
+
+def test_the_readme_runs(readme, capsys):
+    """All blocks in one namespace, as a reader would type them."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    blocks = BLOCK.findall(readme)
+    assert len(blocks) >= 7
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "3000 rows; 1000 partitions failed" in printed
+    assert re.search(r"in partition \d+ of 4000 \(rows (\d+) to \1\) on backend", printed)
+
+
+def test_every_block_of_the_readme_is_one_that_runs(readme):
+    assert set(re.findall(r"^```(\w+)", readme, re.MULTILINE)) == {"python"}
+
+
+def test_the_readme_names_every_backend(readme):
+    for name in pmap.available_backends():
+        assert f'`"{name}"`' in readme
+
+
+PUBLIC = [
+    *(
+        getattr(pmap, name)
+        for name in pmap.__all__
+        if not isinstance(getattr(pmap, name), types.ModuleType)
+    ),
+    backend,
+]
+
+
+@pytest.mark.parametrize(
+    "thing", PUBLIC, ids=lambda thing: getattr(thing, "__name__", type(thing).__name__)
+)
+def test_public_docstrings_have_examples_that_run(thing):
+    documented = (
+        thing if isinstance(thing, type | types.FunctionType | types.ModuleType) else type(thing)
+    )
+    tests = doctest.DocTestFinder(recurse=False).find(documented, "example", globs={})
+    examples = [test for test in tests if test.examples]
+    assert examples, f"{thing} has no example"
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in examples:
+        assert runner.run(test).failed == 0
+
+
+def test_all_is_complete_and_sorted():
+    names = [
+        name
+        for name, value in vars(pmap).items()
+        if not name.startswith("_")
+        and not (isinstance(value, types.ModuleType) and name not in {"backend", "errors"})
+    ]
+    assert sorted(names) == pmap.__all__
+
+
+def test_the_tree_in_errors_is_complete():
+    drawn = set(re.findall(r"\b(\w+(?:Error|Warning))\b(?! \()", errors.__doc__ or ""))
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        assert issubclass(kind, errors.PmapError | errors.PmapWarning) or name == "RemoteTraceback"
+        assert name in drawn | {"RemoteTraceback"} or name in (errors.__doc__ or "")

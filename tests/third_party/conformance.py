@@ -1,0 +1,7 @@
+"""What an author of a backend writes to have it tested."""
+
+import pmap.testing
+
+
+class TestAcme(pmap.testing.BackendConformance):
+    backend = "acme"
