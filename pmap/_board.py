@@ -7,12 +7,12 @@ death is charged to the partition that ran, not to those that waited.
 
 from __future__ import annotations
 
-import itertools
 import struct
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pmap._segment import Segment, map_path
+from pmap._segment import START, Segment, Shared, map_shared
+from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     import mmap
@@ -20,17 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Entry", "Place"]
 
 _ENTRY = struct.Struct("dq")  # started (monotonic seconds, one clock for the machine), pid
-_HEADER = struct.Struct("8sq")  # what this is, and its token: a path alone does not name it
-_MAGIC = b"pmapbord"
 _CANCELLED = -1
-_tokens = itertools.count(1)
 
 
 class Place(NamedTuple):
     """A task's line of the board, as it travels to the worker."""
 
-    path: str
-    token: int
+    board: Shared
     slot: int
 
 
@@ -42,7 +38,7 @@ class Entry(NamedTuple):
 
 
 def _offset(slot: int) -> int:
-    return _HEADER.size + slot * _ENTRY.size
+    return START + slot * _ENTRY.size
 
 
 class Board:
@@ -51,8 +47,6 @@ class Board:
     def __init__(self, n_slots: int) -> None:
         self._segment = Segment()
         self._memory = self._segment.map_writable(_offset(n_slots))
-        self._token = next(_tokens)
-        _HEADER.pack_into(self._memory, 0, _MAGIC, self._token)
         self._free = list(range(n_slots))
 
     def take(self) -> Place | None:
@@ -61,7 +55,7 @@ class Board:
             return None
         slot = self._free.pop()
         _ENTRY.pack_into(self._memory, _offset(slot), 0.0, 0)
-        return Place(self._segment.path, self._token, slot)
+        return Place(self._segment.shared, slot)
 
     def give_back(self, place: Place) -> None:
         """Return a line."""
@@ -89,24 +83,21 @@ class _Mapped:
     """The board that this worker has open."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, int] | None = None
+        self._board: Shared | None = None
         self._memory: mmap.mmap | None = None
 
     def open(self, place: Place) -> mmap.mmap | None:
         """The table; ``None`` if it is gone, and another segment may be in its place."""
-        key = (place.path, place.token)
-        if self._key != key:
-            self._memory, self._key = _open(place), key
+        if self._board != place.board:
+            self._memory, self._board = _open(place.board), place.board
         return self._memory
 
 
-def _open(place: Place) -> mmap.mmap | None:
+def _open(board: Shared) -> mmap.mmap | None:
     try:
-        memory = map_path(place.path, writable=True)
-    except (OSError, ValueError):
+        return map_shared(board, writable=True)
+    except TransportError:
         return None
-    known = len(memory) >= _HEADER.size and _HEADER.unpack_from(memory, 0) == (_MAGIC, place.token)
-    return memory if known else None
 
 
 _mapped = _Mapped()

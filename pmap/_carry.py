@@ -15,11 +15,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from pmap import _output, _transport
+from pmap import _output, _pages, _transport
 from pmap._board import Board
 from pmap._context import PartitionInfo
 from pmap._function import dump_function, instantiate
-from pmap._segment import Segment, SegmentPool
 from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage
 from pmap._worker import apply
 from pmap.backend import Locality, Task, execute
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from pmap._board import Entry, Place
     from pmap._config import Options
     from pmap._partition import Partition
+    from pmap._segment import Segment
+    from pmap._transport import Lent
 
 __all__ = ["Answer", "CallSpec", "Carrier", "Flight", "LocalCarrier", "RemoteCarrier"]
 
@@ -42,6 +43,7 @@ class Answer(NamedTuple):
     value: Any
     error: BaseException | None
     stats: Stats | None
+    again: bool = False  #: it did not run: to be loaded anew, another way
 
 
 class Flight:
@@ -52,8 +54,10 @@ class Flight:
         "bytes_in",
         "future",
         "in_caller",
+        "lent",
         "partition",
         "place",
+        "released",
         "reply",
         "task",
         "timed_out",
@@ -67,6 +71,8 @@ class Flight:
         self.attempt = attempt
         self.task = task
         self.bytes_in = 0
+        self.lent: Lent | None = None
+        self.released = False
         self.reply: Segment | None = None
         self.place: Place | None = None
         self.timed_out = False
@@ -183,7 +189,6 @@ class RemoteCarrier:
         self._job_segment: Segment | None = None
         self._job = self._dump_job(owned=owned)
         self._sender = _transport.Sender(shared=self._shared)
-        self._replies = SegmentPool()
         self._board = Board(n_slots) if self._shared else None
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._lock = threading.Lock()
@@ -202,17 +207,16 @@ class RemoteCarrier:
         data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         blob = _transport.Blob(data)
         if self._shared and len(data) > _transport.INLINE_BYTES:
-            self._job_segment = Segment()
-            self._job_segment.write(data)
-            blob = _transport.Blob(None, self._job_segment.path, len(data))
+            self._job_segment = _pages.take(None)
+            blob = _transport.put_blob(data, self._job_segment)
         return JobRef(hashlib.blake2b(data, digest_size=16).digest(), blob)
 
     def load(self, partition: Partition, attempt: int) -> Flight:
         """A task whose payload is a message of a few kilobytes at most."""
         if partition.rows == 0:
             return self._load_empty(partition, attempt)
-        parcel = self._sender.parcel(partition)
-        reply = self._replies.take() if self._shared else None
+        parcel, lent = self._sender.parcel(partition)
+        reply = _pages.take(None) if self._shared else None
         place = self._board.take() if self._board is not None else None
         message = TaskMessage(
             job=self._job,
@@ -223,7 +227,7 @@ class RemoteCarrier:
             rows=partition.rows,
             seed=self._call.options.seed,
             want_frame=self._call.want_frame,
-            reply_path=None if reply is None else reply.path,
+            reply=None if reply is None else reply.shared,
             place=place,
             exclusive=self._shared or self._owned,
             log_level=self._log_level,
@@ -231,7 +235,8 @@ class RemoteCarrier:
         flight = Flight(
             partition, attempt, Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
         )
-        flight.reply, flight.place, flight.bytes_in = reply, place, parcel.n_bytes
+        flight.lent, flight.reply = lent, reply
+        flight.place, flight.bytes_in = place, parcel.n_bytes
         with self._lock:
             self._n_flying += 1
         return flight
@@ -248,11 +253,15 @@ class RemoteCarrier:
         if flight.in_caller:
             return cast("Answer", flight.future.result())
         reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
+        if reply.refused:
+            self._sender.pull = False
+            return Answer(None, None, None, again=True)
+        flight.released = reply.released
         _output.replay(reply.output)
         if reply.error is not None:
             return Answer(None, reply.error.rebuild(), reply.stats)
         try:
-            return Answer(_value(reply, flight.reply), None, reply.stats)
+            return Answer(_value(reply, flight), None, reply.stats)
         except Exception as exc:  # noqa: BLE001  a result's own unpickling may raise anything
             exc.add_note("pmap: raised in the caller while opening the result")
             return Answer(None, exc, reply.stats)
@@ -271,11 +280,12 @@ class RemoteCarrier:
 
     def land(self, flight: Flight) -> None:
         """Free what it held: only now, since until now its worker might have written there."""
-        if flight.reply is not None:
-            self._replies.give_back(flight.reply)
+        if flight.reply is not None and not flight.reply.lent:
+            _pages.give_back(flight.reply)
+        if flight.lent is not None:
+            flight.lent.close(released=flight.released)
         if flight.place is not None and self._board is not None:
             self._board.give_back(flight.place)
-        self._sender.done(flight.partition)
         with self._lock:
             self._n_flying -= 1
         self._free()
@@ -289,8 +299,6 @@ class RemoteCarrier:
         with self._lock:
             if not self._closing or self._n_flying > 0:
                 return
-        self._sender.close()
-        self._replies.close()
         for part in (self._board, self._job_segment):
             if part is not None:
                 part.close()
@@ -303,9 +311,9 @@ def _working_folder() -> str | None:
         return None  # it was deleted
 
 
-def _value(reply: Reply, segment: Segment | None) -> Any:
-    if reply.parcel is not None:
-        return _transport.open_reply(reply.parcel, segment)
+def _value(reply: Reply, flight: Flight) -> Any:
+    if reply.parcel is not None and flight.lent is not None:
+        return _transport.open_reply(reply.parcel, flight.reply, flight.lent)
     if reply.blob is not None:
-        return pickle.loads(reply.blob.load(segment))  # noqa: S301  from our own worker
+        return pickle.loads(_transport.open_blob(reply.blob, flight.reply))  # noqa: S301  from our own worker
     return None

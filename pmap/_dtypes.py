@@ -35,9 +35,9 @@ def _leaves(dtype: pl.DataType) -> Iterator[pl.DataType]:
         yield from _leaves(cast("pl.DataType", dtype.inner))
 
 
-def is_mappable(schema: pl.Schema) -> bool:
-    """Whether pyarrow gives every column back exactly."""
-    return all(map(_maps, schema.values())) and not any("\0" in name for name in schema)
+def is_mappable(name: str, dtype: pl.DataType) -> bool:
+    """Whether pyarrow gives a column back exactly."""
+    return _maps(dtype) and "\0" not in name
 
 
 def _maps(dtype: pl.DataType) -> bool:

@@ -13,7 +13,7 @@ import os
 from functools import cache
 from pathlib import PurePosixPath
 
-__all__ = ["available_memory", "cpu_count"]
+__all__ = ["available_memory", "cpu_count", "open_files_limit"]
 
 _CGROUPS = "/sys/fs/cgroup"
 
@@ -136,3 +136,13 @@ def _memory_files() -> tuple[tuple[str, str, str], ...]:
         for limit, used in names
     )
     return tuple(found for found in files if os.path.isfile(found[0]))
+
+
+def open_files_limit() -> int:
+    """Files that this process may have open at once."""
+    try:
+        import resource  # noqa: PLC0415  POSIX only
+    except ImportError:
+        return 512  # the C library's default on Windows
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1_000_000 if soft == resource.RLIM_INFINITY else soft

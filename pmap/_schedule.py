@@ -16,14 +16,9 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pmap._blame import Blame, as_ours, failure_of
 from pmap.backend import Locality
-from pmap.errors import (
-    BackendError,
-    PartitionError,
-    PartitionTimeoutError,
-    PmapError,
-    WorkerDiedError,
-)
+from pmap.errors import BackendError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -122,7 +117,7 @@ class Run:
         self._carrier = carrier
         self._access = access
         self._options = options
-        self._count = count
+        self._blame = Blame(options, count)
         self._window = window_of(access.backend)
         self._again: deque[tuple[Partition, int]] = deque()  # retries, and the innocent of a break
         self._alone: deque[tuple[Partition, int]] = deque()  # suspects of a break, one at a time
@@ -182,7 +177,7 @@ class Run:
         except Exception as exc:  # noqa: BLE001  an executor's submit raises what it likes
             self._carrier.land(flight)
             if not (isinstance(exc, BrokenExecutor) or self._access.is_lost):
-                raise _as_ours(exc)  # noqa: B904  it has its cause already
+                raise as_ours(exc)  # noqa: B904  it has its cause already
             self._again.append((partition, attempt))
             self._renew(exc)
             return
@@ -223,7 +218,7 @@ class Run:
 
     def _settle(self, flight: Flight) -> Outcome | None:
         """The outcome of a flight that is over; ``None`` if the partition runs again."""
-        failure = _failure_of(flight)
+        failure = failure_of(flight)
         if failure is not None and self._access.is_lost:
             self._resubmit_all(flight)
             return None
@@ -239,28 +234,17 @@ class Run:
         if failure is None:
             answer = self._carrier.unload(flight)
             self._breaks = 0
+            if answer.again:
+                self._again.append((flight.partition, flight.attempt))
+                return None
             return self._conclude(flight, answer.value, answer.error, answer)
         if isinstance(failure, WorkerDiedError):
             innocent = failure.pid in _killed and not flight.timed_out
             if innocent:  # it had just started in a worker that was killed for another's sake
                 self._again.append((flight.partition, flight.attempt))
                 return None
-            return self._conclude(flight, None, self._death(flight, failure), None)
-        raise _as_ours(failure)
-
-    def _death(self, flight: Flight, failure: WorkerDiedError) -> PartitionError:
-        where = self._where(flight)
-        if flight.timed_out:
-            return PartitionTimeoutError(
-                f"{where} ran longer than timeout={self._options.timeout} seconds; its worker was killed",
-                index=flight.partition.index,
-            )
-        return WorkerDiedError(
-            f"{where}: its worker process{_number(failure.pid)} died{_how_it_ended(failure.exitcode)}",
-            index=flight.partition.index,
-            exitcode=failure.exitcode,
-            pid=failure.pid,
-        )
+            return self._conclude(flight, None, self._blame.death(flight, failure), None)
+        raise as_ours(failure)
 
     def _conclude(
         self, flight: Flight, value: Any, error: BaseException | None, answer: Answer | None
@@ -269,27 +253,10 @@ class Run:
             if flight.attempt < self._options.retries and isinstance(error, self._options.retry_on):
                 self._again.append((flight.partition, flight.attempt + 1))
                 return None
-            self._blame(flight, error, answer)
+            self._blame.put(error, flight, self._access.name, answer)
             self._failed = self.fail_fast
         stats = None if answer is None else answer.stats
         return Outcome(flight.partition, flight.attempt, value, error, stats, flight.bytes_in)
-
-    def _where(self, flight: Flight) -> str:
-        part = flight.partition
-        of = "" if self._count is None else f" of {self._count}"
-        rows = f"rows {part.start} to {part.start + part.rows - 1}" if part.rows else "no rows"
-        return f"partition {part.index}{of} ({rows})"
-
-    def _blame(self, flight: Flight, error: BaseException, answer: Answer | None) -> None:
-        """Say on the error itself where it happened."""
-        if isinstance(error, PartitionError) and error.index is None:
-            error.index = flight.partition.index
-            error.args = (f"{self._where(flight)}: {error}",)
-        worker = "" if answer is None or answer.stats is None else f", worker {answer.stats.worker}"
-        error.add_note(
-            f"pmap: in {self._where(flight)} on backend {self._access.name!r}{worker}, "
-            f"attempt {flight.attempt + 1} of {self._options.retries + 1}"
-        )
 
     # A backend that breaks as a whole when one worker dies.
 
@@ -307,7 +274,7 @@ class Run:
         self._renew(failure)
         if len(suspects) == 1:
             entry = entries[suspects[0]]
-            died = self._death(
+            died = self._blame.death(
                 suspects[0], WorkerDiedError(pid=None if entry is None else entry.pid)
             )
             died.__cause__ = failure
@@ -367,22 +334,6 @@ class Run:
             self._access.give_up()
 
 
-def _failure_of(flight: Flight) -> BaseException | None:
-    """Of the backend; the function's own comes in the reply."""
-    if flight.future.cancelled():
-        return BackendError("the backend cancelled a task, or was closed")
-    return flight.future.exception()
-
-
-def _as_ours(failure: BaseException) -> BaseException:
-    """Another library's exception, at our boundary."""
-    if isinstance(failure, PmapError):
-        return failure
-    ours = BackendError(f"the backend failed: {type(failure).__name__}: {failure}")
-    ours.__cause__ = failure
-    return ours
-
-
 def _run_here(task: Task) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_result(task())
@@ -398,20 +349,6 @@ def _wait_for(flights: list[Flight]) -> None:
         while not flight.future.done():
             with contextlib.suppress(TimeoutError, CancelledError, Exception):
                 flight.future.exception(timeout=_TICK)
-
-
-def _number(pid: int | None) -> str:
-    return "" if pid is None else f" {pid}"
-
-
-def _how_it_ended(exitcode: int | None) -> str:
-    if exitcode is None:
-        return ""
-    if exitcode >= 0:
-        return f" with exit code {exitcode}"
-    name = signal.Signals(-exitcode).name
-    hint = " (the kernel does that when memory runs out)" if name == "SIGKILL" else ""
-    return f" by signal {name}{hint}"
 
 
 def in_order(run: Run, start: int) -> Generator[Outcome]:

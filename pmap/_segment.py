@@ -8,28 +8,50 @@ first that works here:
 kind       what it is                                                  workers open
 =========  ==========================================================  ==================
 memfd      `memfd_create`: pages without a file system or its limits   /proc/<caller>/fd/n
-unlinked   a temporary file without a name                             /proc/<caller>/fd/n
+unlinked   a temporary file without a name, where there is most room   /proc/<caller>/fd/n
 named      a temporary file (0600, in a 0700 folder), removed on close  its path
 =========  ==========================================================  ==================
+
+Descriptors are used again, so a path alone does not name a segment: it begins with a mark
+and a token, which whoever opens it checks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import mmap
 import os
 import shutil
+import struct
 import tempfile
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+    from typing import Any
 
-__all__ = ["Segment", "SegmentPool", "map_path"]
+__all__ = ["START", "Segment", "Shared", "map_shared", "no_room", "open_shared"]
+
+#: Where the data begin: bytes. What lies before says what this is.
+START = 64
+_HEADER = struct.Struct("=8sq")
+_MARK = b"pmap-seg"
+#: Bytes that one system call writes at most (Linux moves 2 GB less a page).
+_AT_ONCE = 1 << 30
+
+_tokens = itertools.count(1)
+
+
+class Shared(NamedTuple):
+    """A segment as others know it."""
+
+    path: str
+    token: int
 
 
 def _memfd() -> tuple[int, str | None]:
@@ -37,19 +59,27 @@ def _memfd() -> tuple[int, str | None]:
 
 
 def _unlinked() -> tuple[int, str | None]:
-    fd, path = tempfile.mkstemp(prefix="pmap-")
-    Path(path).unlink()
+    fd, path = tempfile.mkstemp(prefix="pmap-", dir=_roomiest())
+    os.unlink(path)
     return fd, None
 
 
 def _named() -> tuple[int, str | None]:
-    folder = tempfile.mkdtemp(prefix="pmap-")
+    folder = tempfile.mkdtemp(prefix="pmap-", dir=_roomiest())
     path = os.path.join(folder, "segment")
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
 
 
-#: Largest segment that is kept for the next result. Bytes.
-_KEPT_BYTES = 4 * 1024 * 1024
+def _roomiest() -> str | None:
+    """The folder for temporary files with most room; ``None``: as the platform has it."""
+    room: dict[str, int] = {}
+    for folder in ("/dev/shm", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108  files there are made safely
+        with contextlib.suppress(OSError, AttributeError):
+            if os.access(folder, os.W_OK):
+                stat = os.statvfs(folder)
+                room[folder] = stat.f_bavail * stat.f_frsize
+    return max(room, key=room.__getitem__, default=None)
+
 
 KINDS: dict[str, Callable[[], tuple[int, str | None]]] = {
     "memfd": _memfd,
@@ -80,90 +110,117 @@ class Segment:
     """
 
     def __init__(self, kind: str | None = None) -> None:
+        self.token = next(_tokens)
+        self.kind = kind or default_kind()
         try:
-            self._fd, self._name = KINDS[kind or default_kind()]()
+            self._fd, self._name = KINDS[self.kind]()
         except OSError as exc:
             raise no_room(exc, "make a shared memory segment") from exc
         self._pid = os.getpid()
-        self.mapped = False  #: so that nobody may write into it any more
+        self._memory: mmap.mmap | None = None
+        self.reusable = True  #: as long as no worker may have mapped it
+        self.lent = False  #: whether it has become frames of the user's
+        self.write([(_HEADER.pack(_MARK, self.token), 0)])
 
     @property
-    def path(self) -> str:
-        """Where a worker on this machine opens it."""
-        return self._name or f"/proc/{self._pid}/fd/{self._fd}"
+    def shared(self) -> Shared:
+        """How a worker on this machine opens it."""
+        return Shared(self._name or f"/proc/{self._pid}/fd/{self._fd}", self.token)
 
     @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return os.fstat(self._fd).st_size
+    def n_bytes(self) -> int:
+        """Memory, or disk, that it takes up."""
+        return os.fstat(self._fd).st_blocks * 512
 
-    def map(self) -> mmap.mmap:
-        """Map what is there, read-only; the mapping outlives `close`."""
-        self.mapped = True
-        return mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
+    def map(self, size: int) -> mmap.mmap:
+        """Its first `size` bytes at least, read-only; the mapping outlives `close`.
 
-    def read(self, size: int) -> bytes:
-        """Copy the first `size` bytes."""
-        return os.pread(self._fd, size, 0)
+        Raises
+        ------
+        TransportError
+            When there is less: to read on would end the process by a signal.
+        """
+        if self._memory is None or len(self._memory) < size:
+            self._memory = _map(self._fd, size, self.shared)
+        return self._memory
 
     def map_writable(self, size: int) -> mmap.mmap:
-        """Make it `size` bytes of zeros and map them, writable."""
+        """Make it `size` bytes and map them, writable."""
         os.ftruncate(self._fd, size)
         return mmap.mmap(self._fd, size)
 
-    def write(self, data: bytes) -> None:
-        """Write all of `data` at the start."""
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError as exc:
-            self.close()
-            raise no_room(exc, f"write {len(data):,} bytes") from exc
+    def read(self, start: int, size: int) -> bytes:
+        """Copy `size` bytes."""
+        data = os.pread(self._fd, size, start)
+        if len(data) < size:
+            raise TransportError(f"a segment holds {len(data):,} bytes where {size:,} were said")
+        return data
+
+    def write(self, pieces: list[tuple[Any, int]], size: int = 0) -> None:
+        """Write each piece at its offset; there are `size` bytes at least afterwards."""
+        write_at(self._fd, pieces, size)
 
     def close(self) -> None:
         """Let go of the segment; its pages go when the last mapping does."""
         if self._fd < 0:
             return
         os.close(self._fd)
-        self._fd = -1
+        self._fd, self._memory = -1, None
         if self._name is not None and os.getpid() == self._pid:
             shutil.rmtree(os.path.dirname(self._name), ignore_errors=True)
 
 
-class SegmentPool:
-    """Segments for workers to write into, made when needed and used again.
+def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
+    """Write pieces (anything with a buffer) at their offsets; the file is `size` bytes at least.
 
-    What an earlier worker wrote stays there: writers say how much is theirs.
+    By `pwrite` and not through a mapping: new pages need not be zeroed first, and a full
+    file system is an error rather than a signal.
     """
-
-    def __init__(self) -> None:
-        self._free: list[Segment] = []
-
-    def take(self) -> Segment:
-        """A segment that nobody uses."""
-        return self._free.pop() if self._free else Segment()
-
-    def give_back(self, segment: Segment) -> None:
-        """Return a segment: kept, with its pages, if nobody maps it and it is not large."""
-        if not segment.mapped and segment.size <= _KEPT_BYTES:
-            self._free.append(segment)
-        else:
-            segment.close()
-
-    def close(self) -> None:
-        """Let go of all of them."""
-        while self._free:
-            self._free.pop().close()
-
-
-def map_path(path: str, *, writable: bool = False) -> mmap.mmap:
-    """Map a caller's segment in a worker, read-only unless asked."""
-    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     try:
-        return mmap.mmap(fd, 0, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
+        for piece, offset in pieces:
+            at, view = offset, memoryview(piece).cast("B")
+            while view:
+                n = os.pwrite(fd, view[:_AT_ONCE], at)
+                at, view = at + n, view[n:]
+        if os.fstat(fd).st_size < size:
+            os.ftruncate(fd, size)  # what is left out at the end
+    except OSError as exc:
+        total = sum(memoryview(piece).nbytes for piece, _ in pieces)
+        raise no_room(exc, f"write {total:,} bytes") from exc
+
+
+@contextlib.contextmanager
+def open_shared(shared: Shared, flags: int = os.O_RDONLY) -> Generator[int]:
+    """A caller's segment in a worker, as a descriptor.
+
+    Raises
+    ------
+    TransportError
+        When the segment is gone, or something else is in its place.
+    """
+    try:
+        fd = os.open(shared.path, flags | os.O_CLOEXEC)
+    except OSError as exc:
+        raise TransportError(f"a shared segment is gone: {shared.path}: {exc}") from exc
+    try:
+        if os.pread(fd, _HEADER.size, 0) != _HEADER.pack(_MARK, shared.token):
+            raise TransportError(f"{shared.path} is not the segment that was meant")
+        yield fd
     finally:
         os.close(fd)
+
+
+def map_shared(shared: Shared, size: int = 0, *, writable: bool = False) -> mmap.mmap:
+    """Map a caller's segment in a worker, read-only unless asked; at least `size` bytes."""
+    with open_shared(shared, os.O_RDWR if writable else os.O_RDONLY) as fd:
+        return _map(fd, size, shared, writable=writable)
+
+
+def _map(fd: int, size: int, shared: Shared, *, writable: bool = False) -> mmap.mmap:
+    there = os.fstat(fd).st_size
+    if there < size:
+        raise TransportError(f"{shared.path} holds {there:,} bytes where {size:,} were said")
+    return mmap.mmap(fd, 0, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
 
 
 def no_room(exc: BaseException, doing: str) -> TransportError:
@@ -172,6 +229,7 @@ def no_room(exc: BaseException, doing: str) -> TransportError:
     hint = {
         errno.ENOSPC: "memory for shared segments is full: send fewer columns, or smaller partitions",
         errno.ENOMEM: "the machine has no memory left: send fewer columns, or smaller partitions",
+        errno.EFBIG: "the limit for the size of a file (`ulimit -f`) is in the way",
         errno.EMFILE: "too many open files in this process: raise `ulimit -n`, or use fewer workers",
         errno.ENFILE: "too many open files on this machine",
     }.get(code or 0, "see the cause")

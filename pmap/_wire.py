@@ -15,6 +15,7 @@ from pmap.errors import FunctionExitError, RemoteError, RemoteTraceback
 
 if TYPE_CHECKING:
     from pmap._board import Place
+    from pmap._segment import Shared
     from pmap._transport import Blob, Parcel
 
 __all__ = ["ErrorInfo", "Job", "JobRef", "Reply", "Stats", "TaskMessage", "describe_error"]
@@ -52,7 +53,7 @@ class TaskMessage(NamedTuple):
     rows: int
     seed: int | None
     want_frame: bool
-    reply_path: str | None
+    reply: Shared | None
     place: Place | None
     exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
     log_level: int
@@ -111,6 +112,8 @@ class Reply(NamedTuple):
     error: ErrorInfo | None
     stats: Stats
     output: tuple[tuple[str, object], ...] = ()
+    released: bool = False  #: the worker looks at no segment of the caller's any more
+    refused: bool = False  #: nothing ran: the partition must come another way
 
 
 def describe_error(exc: BaseException, phase: str) -> ErrorInfo:

@@ -27,7 +27,7 @@ from pmap.errors import ResultTypeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pmap._transport import Blob, Parcel
+    from pmap._transport import Blob, Parcel, Received
     from pmap._wire import JobRef
 
 __all__ = ["apply", "execute", "in_worker"]
@@ -103,7 +103,7 @@ class _Jobs:
         return self._ready[ref.digest]
 
     def _load(self, ref: JobRef) -> Callable[..., Any]:
-        job: Job = pickle.loads(ref.blob.load())  # noqa: S301  from the pipe of our caller
+        job: Job = pickle.loads(_transport.load_blob(ref.blob))  # noqa: S301  from the pipe of our caller
         _adopt_surroundings(job)
         if job.initializer is not None and job.initializer not in self._initialized:
             pickle.loads(job.initializer)()  # noqa: S301
@@ -144,6 +144,7 @@ class _Attempt:
         self._phase = "unpickling the function in the worker"
         self._function_seconds = 0.0
         self._recorder = Recorder(message.log_level)
+        self._received: Received | None = None
 
     def reply(self) -> Reply:
         """Run it, whatever happens."""
@@ -151,9 +152,11 @@ class _Attempt:
         place = self._message.place
         if place is not None and not _board.mark_running(place, os.getpid()):
             return Reply(None, None, None, Stats(os.getpid(), started, started, 0.0, 0.0, 0))
-        parcel, blob, error = None, None, None
+        parcel, blob, error, refused = None, None, None, False
         try:
             parcel, blob = self._run()
+        except _transport.PullRefusedError:
+            refused = True
         except BaseException as exc:  # noqa: BLE001  PanicException and SystemExit are no Exception
             error = describe_error(exc, self._phase)
         transport = time.perf_counter() - clock - self._function_seconds
@@ -169,14 +172,16 @@ class _Attempt:
         )
         if place is not None:
             _board.mark_done(place)
-        return Reply(parcel, blob, error, stats, self._recorder.events())
+        released = self._received is None or self._received.is_released()
+        output = self._recorder.events()
+        return Reply(parcel, blob, error, stats, output, released=released, refused=refused)
 
     def _run(self) -> tuple[Parcel | None, Blob | None]:
         message = self._message
         with self._recorder.recording() if message.exclusive else contextlib.nullcontext():
             function = _jobs.get(message.job)
             self._phase = "receiving the partition"
-            frame = _transport.unpack(message.parcel)
+            frame, self._received = _transport.unpack(message.parcel)
             self._phase = ""
             result = self._call(function, frame)
             self._phase = "sending the result back"
@@ -196,10 +201,10 @@ class _Attempt:
         if result is None:
             return None, None
         if isinstance(result, pl.DataFrame):
-            return _transport.pack(result, self._message.reply_path), None
+            return _transport.pack(result, self._message.reply, self._received), None
         import cloudpickle  # noqa: PLC0415  only what is no frame needs it
 
-        return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply_path)
+        return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply)
 
 
 _reported_size = False

@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import sys
-from multiprocessing import spawn
+
+from pmap_backends._launch import python_command
 
 __all__ = ["DaskWorker", "command"]
 
@@ -81,7 +81,7 @@ class DaskWorker:
 
 
 def command(scheduler: str, name: str, folder: str) -> list[str]:
-    """A Python with the caller's flags and paths, these first: its files may hide others.
+    """What starts a worker.
 
     Parameters
     ----------
@@ -92,10 +92,7 @@ def command(scheduler: str, name: str, folder: str) -> list[str]:
     folder
         For what dask writes to disk.
     """
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list[str])()
-    code = (
-        f"import sys; sys.path[:] = {[str(p) for p in sys.path]!r}; "
+    return python_command(
         "from pmap_backends._dask_worker import main; "
         f"main({scheduler!r}, {name!r}, {folder!r}, {os.getpid()})"
     )
-    return [os.fsdecode(spawn.get_executable() or sys.executable), *flags, "-c", code]

@@ -22,7 +22,7 @@ from pmap_backends import _child
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ForkserverLauncher", "Launcher", "SpawnLauncher", "WorkerProcess"]
+__all__ = ["ForkserverLauncher", "Launcher", "SpawnLauncher", "WorkerProcess", "python_command"]
 
 #: Seconds to wait for the end of a process that was told to end.
 _PATIENCE = 2.0
@@ -59,31 +59,42 @@ class Launcher(Protocol):
         ...
 
 
-def _start_interpreter(
-    role: str, end: socket.socket, env: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """Start Python with the caller's flags and paths, and one end of a pipe."""
+def python_command(code: str) -> list[str]:
+    """A command that runs `code` in a fresh Python with this one's flags and import paths.
+
+    Raises
+    ------
+    WorkerStartError
+        When it is not known which Python that is, as in some embedding programs.
+    """
     executable = os.fsdecode(spawn.get_executable() or "")
     if not executable:
         raise WorkerStartError(
             "no Python interpreter is known to start workers with: call multiprocessing.set_executable(path)"
         )
-    flags = getattr(subprocess, "_args_from_interpreter_flags", list[str])()
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list[str])()
     # The path comes first: a file polars.py beside the user's script must not be imported.
-    code = (
-        f"import sys; sys.path[:] = {[str(p) for p in sys.path]!r}; "
+    paths = [str(path) for path in sys.path]
+    return [executable, *flags, "-c", f"import sys; sys.path[:] = {paths!r}; {code}"]
+
+
+def _start_interpreter(
+    role: str, end: socket.socket, env: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start Python with one end of a pipe."""
+    command = python_command(
         f"from pmap_backends._child import main; main({role!r}, {end.fileno()})"
     )
     try:
         return subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-            [executable, *flags, "-c", code],
+            command,
             env=dict(env),
             stdin=subprocess.DEVNULL,
             pass_fds=[end.fileno()],
             process_group=0,  # Ctrl-C in a terminal is the caller's alone
         )
     except OSError as exc:
-        raise WorkerStartError(f"could not start a worker process ({executable}): {exc}") from exc
+        raise WorkerStartError(f"could not start a worker process ({command[0]}): {exc}") from exc
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:

@@ -17,14 +17,14 @@ import signal
 import sys
 import threading
 import time
-import warnings
 import weakref
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pmap._warn import warn
 from pmap.backend import Capabilities, Locality
-from pmap.errors import BackendError, PmapWarning, WorkerDiedError, WorkerStartError
+from pmap.errors import BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._child import READY, REFUSED
 from pmap_backends._launch import ForkserverLauncher, SpawnLauncher
 
@@ -61,7 +61,7 @@ class _Worker:
         self.process = process
         self.ready = False
         self.started = time.monotonic()
-        self.items: deque[_Item] = deque()
+        self.item: _Item | None = None  #: what it runs, or shall run once it is ready
         self._left = max_tasks
 
     @property
@@ -71,7 +71,7 @@ class _Worker:
 
     def give(self, item: _Item) -> None:
         """Send a payload; small, so that it fits the pipe's buffer and never blocks."""
-        self.items.append(item)
+        self.item = item
         if self._left is not None:
             self._left -= 1
         # A pipe that broke meanwhile is seen, and handled, by the listening thread.
@@ -139,7 +139,7 @@ class _ProcessPool:
         No task is sent ahead to a busy worker: behind a long one it would wait while another
         worker is idle, and it could not be called back.
         """
-        free = [w for w in self._workers.values() if not w.items and not w.exhausted]
+        free = [w for w in self._workers.values() if w.item is None and not w.exhausted]
         if free:
             return max(free, key=lambda worker: worker.ready)
         if len(self._workers) < self._spec.n_workers:
@@ -194,10 +194,11 @@ class _ProcessPool:
 
     def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
         with self._lock:
-            item = worker.items.popleft()
+            item, worker.item = worker.item, None
             self._assign()
-            retire = worker.exhausted and not worker.items
-        item.future.set_result(message)
+            retire = worker.exhausted
+        if item is not None:
+            item.future.set_result(message)
         if retire:
             self._bury(fd, worker)
 
@@ -211,12 +212,13 @@ class _ProcessPool:
         exitcode = worker.process.wait()
         blamed: list[tuple[Future[Any], BaseException]] = []
         with self._lock:
-            if worker.ready and worker.items:
-                died = WorkerDiedError(exitcode=exitcode, pid=worker.process.pid)
-                blamed.append((worker.items.popleft().future, died))
             if not worker.ready:
                 self._start_failures += 1
-            self._waiting.extendleft(reversed(worker.items))
+                if worker.item is not None:
+                    self._waiting.appendleft(worker.item)
+            elif worker.item is not None:
+                died = WorkerDiedError(exitcode=exitcode, pid=worker.process.pid)
+                blamed.append((worker.item.future, died))
             blamed += self._give_up_starting(exitcode) or self._reassign()
         for future, exc in blamed:
             future.set_exception(exc)
@@ -253,9 +255,7 @@ class _ProcessPool:
             self._bury(fd, worker)
 
     def _stop_forking(self, why: str) -> None:
-        warnings.warn(
-            f"pmap starts workers with spawn from now on: {why}", PmapWarning, stacklevel=2
-        )
+        warn(f"pmap starts workers with spawn from now on: {why}")
         with self._lock:
             self._launcher.close()
             self._launcher = SpawnLauncher(self._env)
@@ -283,14 +283,15 @@ class _ProcessPool:
 
     def _end(self, workers: list[_Worker]) -> None:
         for worker in workers:
-            if worker.items:
+            if worker.item is not None:
                 worker.process.kill()  # it would not look at its pipe before it is done
             worker.process.pipe.close()
         for worker in workers:
             worker.process.wait()
         self._launcher.close()
-        for item in (item for worker in workers for item in worker.items):
-            item.future.set_exception(BackendError("the pool was closed while this ran"))
+        for worker in workers:
+            if worker.item is not None:
+                worker.item.future.set_exception(BackendError("the pool was closed while this ran"))
 
     @classmethod
     def forget_in_child(cls) -> None:

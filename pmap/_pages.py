@@ -1,0 +1,132 @@
+"""Segments whose pages are kept for the next use: new pages cost more than the bytes in them.
+
+A segment is in one of three hands: whoever took it; the user, as frames that are its
+mapping (*lent*); or the pool (*free*). When the last frame on a lent segment goes, Python
+drops the view that all of them hold, and a queue hears of it; a thread takes the segment
+back. So memory is bounded, goes back when it rests, and no finalizer runs Python code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pmap._resources import available_memory, open_files_limit
+from pmap._segment import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["give_back", "lend", "take", "trim"]
+
+#: Share of the memory that is available which free segments may take up.
+_SHARE = 0.125
+#: Seconds that a free segment is kept.
+_REST = 30.0
+
+
+class _Free(NamedTuple):
+    segment: Segment
+    n_bytes: int
+    since: float
+
+
+class _Pages:
+    """All segments of this process that nobody has taken."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Know nothing: at the start, and in a fork, whose segments are its parent's."""
+        self._lock = threading.Lock()
+        self._free: list[_Free] = []
+        self._lent: dict[int, tuple[weakref.ref[memoryview], Segment | None]] = {}
+        self._gone: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._keeper: threading.Thread | None = None
+        self._limit: int | None = None
+
+    def take(self, kind: str | None) -> Segment:
+        with self._lock:
+            for at in range(len(self._free) - 1, -1, -1):  # the warmest first
+                if kind is None or self._free[at].segment.kind == kind:
+                    return self._free.pop(at).segment
+        return Segment(kind)
+
+    def give_back(self, segment: Segment) -> None:
+        n_bytes = segment.n_bytes
+        with self._lock:
+            kept = sum(free.n_bytes for free in self._free)
+            if kept + n_bytes <= self._most() and len(self._free) < _most_files():
+                self._free.append(_Free(segment, n_bytes, time.monotonic()))
+                self._watch()
+                return
+        segment.close()
+
+    def _most(self) -> int:
+        if self._limit is None:
+            self._limit = int((available_memory() or 0) * _SHARE)
+        return self._limit
+
+    def lend(self, segment: Segment, view: memoryview) -> bool:
+        """Until `view` goes; whether it stays open meanwhile, so that workers can map it too."""
+        with self._lock:
+            stays = len(self._lent) < _most_files()
+            if stays:
+                # `put` is C code that may run anywhere: no Python is interrupted or swallows Ctrl-C
+                ref = weakref.ref(view, self._gone.put)
+                self._lent[id(ref)] = (ref, segment)
+                self._watch()
+        if not stays:
+            segment.close()
+        return stays
+
+    def _watch(self) -> None:
+        if self._keeper is None:
+            self._keeper = threading.Thread(target=self._keep, name="pmap-pages", daemon=True)
+            self._keeper.start()
+
+    def _keep(self) -> None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                self._take_back(self._gone.get(timeout=_REST / 4))
+            self.trim(_REST)
+            with self._lock:
+                if not self._free and not self._lent:
+                    self._keeper = None
+                    return
+
+    def _take_back(self, ref: object) -> None:
+        with self._lock:
+            _, segment = self._lent.pop(id(ref), (None, None))
+        if segment is not None:
+            segment.lent = False
+            self.give_back(segment) if segment.reusable else segment.close()
+
+    def trim(self, rest: float) -> None:
+        """Close the free segments that have rested so many seconds."""
+        before = time.monotonic() - rest
+        with self._lock:
+            old = [free for free in self._free if free.since <= before]
+            self._free = [free for free in self._free if free.since > before]
+        for free in old:
+            free.segment.close()
+
+
+def _most_files() -> int:
+    return open_files_limit() // 4
+
+
+_pages = _Pages()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pages.forget)
+
+take: Callable[[str | None], Segment] = _pages.take
+give_back = _pages.give_back
+lend = _pages.lend
+trim = _pages.trim

@@ -1,0 +1,69 @@
+"""How a frame gets to a worker and back: its Arrow buffers, by reference where it can be.
+
+A frame is columns, a column is arrays, an array is a few buffers. What travels is the tree of
+these with, for each buffer, where its bytes lie; only bytes that lie nowhere a receiver can
+reach are copied, once::
+
+    caller                                               worker
+    ──────                                               ──────
+    the user's frame ── addresses of the rows' buffers ──►  pulls them (process_vm_readv)
+      (held until the task is over)                         into an arena of its own
+        or, where the kernel forbids that,
+    segment of the task ── copied once ──────────────────►  maps it read-only
+    segments of earlier results, shared frames, files ───►  maps them read-only: no copy
+    small partitions ── IPC stream bytes in the message ─►
+
+    the user's frame  ◄── buffers that came from the caller: their addresses, no bytes ──
+    mapping of the reply segment  ◄── buffers that are new: written there, once ─────────
+    small results     ◄── IPC stream bytes in the message ──
+
+The caller owns every segment, replies too: a killed worker leaks nothing, and a killed
+caller's segments are freed by the kernel. A frame that the user gets *is* the mapping of the
+segments its parts lie in; they go back to the pool of pages when the last such frame goes.
+
+==============  =================================================================
+module          one idea
+==============  =================================================================
+`_parcel`       what travels, as plain tuples
+`_nodes`        Arrow arrays to trees of buffers and back
+`_needed`       which bytes of the buffers some rows need, and nothing else
+`_places`       from an address to where it lies, and back
+`_arena`        the worker's own memory, and reading the caller's
+`_files`        frames that are mapped from a file
+`_columns`      frames to trees and back, and the columns that take another road
+`_send`         caller's side
+`_receive`      worker's side
+==============  =================================================================
+"""
+
+from pmap._transport._arena import PullRefusedError
+from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel
+from pmap._transport._receive import (
+    Received,
+    forget_mapped,
+    has_mapped,
+    load_blob,
+    pack,
+    pack_bytes,
+    unpack,
+)
+from pmap._transport._send import Lent, Sender, open_blob, open_reply, put_blob
+
+__all__ = [
+    "INLINE_BYTES",
+    "Blob",
+    "Lent",
+    "Parcel",
+    "PullRefusedError",
+    "Received",
+    "Sender",
+    "forget_mapped",
+    "has_mapped",
+    "load_blob",
+    "open_blob",
+    "open_reply",
+    "pack",
+    "pack_bytes",
+    "put_blob",
+    "unpack",
+]

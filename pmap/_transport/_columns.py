@@ -1,0 +1,127 @@
+"""Frames to trees of buffers and back, and the columns that must take another road."""
+
+from __future__ import annotations
+
+import io
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import polars as pl
+
+from pmap._dtypes import is_mappable
+from pmap._transport._nodes import describe, rebuild
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pyarrow as pa
+
+    from pmap._transport._parcel import Flags, Node, Span
+
+__all__ = [
+    "Trees",
+    "from_stream",
+    "from_trees",
+    "nothing",
+    "read_schema",
+    "restore_flags",
+    "sorted_flags",
+    "to_stream",
+    "to_trees",
+]
+
+#: Strings as Polars itself keeps them, so that nothing is converted.
+_NEWEST = pl.CompatLevel.newest()
+
+
+class Trees(NamedTuple):
+    """A frame, taken apart."""
+
+    table: Any  #: pyarrow's, which holds the buffers
+    arrays: list[list[Node]]
+    rest: pl.DataFrame | None  #: columns that pyarrow does not carry faithfully
+
+
+def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
+    """Take a frame apart, without a copy; `locate` says of each buffer where it lies."""
+    plain = [name for name, dtype in frame.schema.items() if is_mappable(name, dtype)]
+    whole = len(plain) == frame.width
+    table = _to_arrow(frame if whole else frame.select(plain))
+    if table is None:
+        return Trees(None, [], frame)
+    arrays = [[describe(chunk, locate) for chunk in column.chunks] for column in table.columns]
+    return Trees(table, arrays, None if whole else frame.drop(plain))
+
+
+def _to_arrow(frame: pl.DataFrame) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
+
+    try:
+        return frame.to_arrow(compat_level=_NEWEST)
+    except pa.ArrowInvalid:
+        return None  # some versions stumble over slices of structs
+
+
+def from_trees(
+    schema: bytes,
+    arrays: Iterable[Iterable[Node]],
+    resolve: Callable[[Span], pa.Buffer],
+) -> pl.DataFrame:
+    """Put a frame together; it *is* the buffers that `resolve` gives."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    fields = read_schema(schema)
+    columns: list[Any] = [
+        pa.chunked_array([rebuild(node, field.type, resolve) for node in nodes], type=field.type)
+        for field, nodes in zip(fields, arrays, strict=True)
+    ]
+    table = pa.Table.from_arrays(columns, schema=fields)
+    frame = cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
+    if "" in table.column_names:
+        frame.columns = table.column_names  # from_arrow gives a column called "" another name
+    return frame
+
+
+@lru_cache(maxsize=8)
+def read_schema(message: bytes) -> Any:
+    """The Arrow schema in an IPC message."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.ipc  # noqa: PLC0415
+
+    return pyarrow.ipc.read_schema(pa.py_buffer(message))
+
+
+@cache
+def nothing() -> pa.Buffer:
+    """A buffer of no bytes."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.py_buffer(b"")
+
+
+def to_stream(frame: pl.DataFrame) -> bytes:
+    """A frame as Arrow IPC stream bytes, which carry every dtype."""
+    buffer = io.BytesIO()
+    frame.write_ipc_stream(buffer)
+    return buffer.getvalue()
+
+
+def from_stream(data: bytes) -> pl.DataFrame:
+    """The frame in IPC stream bytes."""
+    return pl.read_ipc_stream(data)
+
+
+def sorted_flags(frame: pl.DataFrame) -> Flags:
+    """Columns known to be sorted: Arrow forgets it."""
+    return tuple(
+        (index, flags["SORTED_DESC"])
+        for index, flags in enumerate(column.flags for column in frame.iter_columns())
+        if flags["SORTED_ASC"] or flags["SORTED_DESC"]
+    )
+
+
+def restore_flags(frame: pl.DataFrame, flags: Flags) -> pl.DataFrame:
+    """Say of the columns again that they are sorted."""
+    for index, descending in flags:
+        frame.replace_column(index, frame.to_series(index).set_sorted(descending=descending))
+    return frame
