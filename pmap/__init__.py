@@ -8,6 +8,7 @@ from pmap._pools import shutdown
 from pmap._registry import available_backends, get_backend
 from pmap._report import last_report
 from pmap._resources import cpu_count
+from pmap._share import share
 
 __all__ = [
     "available_backends",
@@ -20,5 +21,6 @@ __all__ = [
     "iter_partitions",
     "last_report",
     "map_partitions",
+    "share",
     "shutdown",
 ]

@@ -259,8 +259,8 @@ def _prepare(  # noqa: PLR0913  the call, taken apart
     _check(frame, function, by)
     call = cast("Callable[..., Any]", function)
     if isinstance(frame, pl.DataFrame):
-        parts = _partitions(frame, options)
-        size = int(frame.estimated_size())
+        size = int(frame.estimated_size())  # looks at every string
+        parts = _partitions(frame, size, options)
         largest = max(part.n_bytes for part in parts)
         work = Work(call, iter(parts), len(parts), frame.height, largest, size, want_frame)
     else:
@@ -269,13 +269,14 @@ def _prepare(  # noqa: PLR0913  the call, taken apart
     return Call(work, options, explicit_backend=explicit_backend)
 
 
-def _partitions(frame: pl.DataFrame, options: Options) -> list[Partition]:
+def _partitions(frame: pl.DataFrame, size: int, options: Options) -> list[Partition]:
     if frame.height == 0:
         return [Partition(0, 0, 0, frame, 0.0)]
     if options.backend == "auto":
         refuse_unsupported(frame.schema)
     n_workers, _ = requested_workers(options.n_jobs, cpu_count())
-    return partitions_of_frame(frame, Split(options.n_partitions, options.chunk_size), n_workers)
+    split = Split(options.n_partitions, options.chunk_size)
+    return partitions_of_frame(frame, size, split, n_workers)
 
 
 def _check(frame: object, function: object, by: object) -> None:

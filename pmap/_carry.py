@@ -19,6 +19,7 @@ from pmap import _output, _pages, _transport
 from pmap._board import Board
 from pmap._context import PartitionInfo
 from pmap._function import dump_function, instantiate
+from pmap._segment import kind_for
 from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage
 from pmap._worker import apply
 from pmap.backend import Locality, Task, execute
@@ -186,9 +187,17 @@ class RemoteCarrier:
         self._call = call
         self._shared = locality is Locality.MACHINE
         self._owned = owned
+        self._kind = kind_for(call.options.transport)
         self._job_segment: Segment | None = None
-        self._job = self._dump_job(owned=owned)
-        self._sender = _transport.Sender(shared=self._shared)
+        self._closure = _transport.Closure(self._kind if self._shared else None)
+        try:
+            self._job = self._dump_job(owned=owned)
+        except BaseException:
+            self._closure.close()
+            raise
+        self._sender = _transport.Sender(
+            shared=self._shared, kind=self._kind, pull=call.options.transport == "auto"
+        )
         self._board = Board(n_slots) if self._shared else None
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._lock = threading.Lock()
@@ -199,15 +208,15 @@ class RemoteCarrier:
         """The function, pickled once; large ones travel once, in a segment."""
         initializer = self._call.options.initializer
         job = Job(
-            dump_function(self._call.function),
-            None if initializer is None else dump_function(initializer),
+            dump_function(self._call.function, self._closure.dump),
+            None if initializer is None else dump_function(initializer, self._closure.dump),
             tuple(map(str, sys.path)),
             _working_folder() if owned else None,
         )
         data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         blob = _transport.Blob(data)
         if self._shared and len(data) > _transport.INLINE_BYTES:
-            self._job_segment = _pages.take(None)
+            self._job_segment = _pages.take(self._kind)
             blob = _transport.put_blob(data, self._job_segment)
         return JobRef(hashlib.blake2b(data, digest_size=16).digest(), blob)
 
@@ -216,7 +225,7 @@ class RemoteCarrier:
         if partition.rows == 0:
             return self._load_empty(partition, attempt)
         parcel, lent = self._sender.parcel(partition)
-        reply = _pages.take(None) if self._shared else None
+        reply = _pages.take(self._kind) if self._shared else None
         place = self._board.take() if self._board is not None else None
         message = TaskMessage(
             job=self._job,
@@ -299,6 +308,7 @@ class RemoteCarrier:
         with self._lock:
             if not self._closing or self._n_flying > 0:
                 return
+        self._closure.close()
         for part in (self._board, self._job_segment):
             if part is not None:
                 part.close()

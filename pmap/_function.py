@@ -6,12 +6,14 @@ import functools
 import inspect
 import io
 import types
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pmap.errors import UnpicklableFunctionError
+from pmap.errors import TransportError, UnpicklableFunctionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    Pickle = TypeVar("Pickle")
 
 __all__ = ["check_picklable", "dump_function", "instantiate", "name_of"]
 
@@ -34,21 +36,27 @@ def instantiate(function: Callable[..., Any]) -> Callable[..., Any]:
     return function() if isinstance(function, type) else function
 
 
-def dump_function(function: object) -> bytes:
-    """Pickle with cloudpickle: lambdas, closures, and what `__main__` or a notebook defines.
+def dump_function(function: object, dump: Callable[[object], Pickle]) -> Pickle:
+    """Pickle: lambdas, closures, and what `__main__` or a notebook defines.
+
+    Parameters
+    ----------
+    function
+        Of the user.
+    dump
+        What pickles it.
 
     Raises
     ------
     UnpicklableFunctionError
         It names the innermost object that can not be pickled, and how it is reached.
     """
-    import cloudpickle  # noqa: PLC0415  only calls that leave the process need it
-
     try:
-        data: bytes = cloudpickle.dumps(function)
+        return dump(function)
+    except TransportError:
+        raise  # there is no room for its data
     except Exception as exc:  # pickling runs arbitrary __reduce__ methods
         raise UnpicklableFunctionError(_explain(function, exc)) from exc
-    return data
 
 
 class _Sink(io.RawIOBase):

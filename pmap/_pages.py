@@ -22,7 +22,7 @@ from pmap._segment import Segment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["give_back", "lend", "take", "trim"]
+__all__ = ["at_rest", "give_back", "lend", "take", "trim", "watch"]
 
 #: Share of the memory that is available which free segments may take up.
 _SHARE = 0.125
@@ -50,11 +50,13 @@ class _Pages:
         self._gone: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._keeper: threading.Thread | None = None
         self._limit: int | None = None
+        for _, forget in _others:
+            forget()
 
-    def take(self, kind: str | None) -> Segment:
+    def take(self, kind: str) -> Segment:
         with self._lock:
             for at in range(len(self._free) - 1, -1, -1):  # the warmest first
-                if kind is None or self._free[at].segment.kind == kind:
+                if self._free[at].segment.kind == kind:
                     return self._free.pop(at).segment
         return Segment(kind)
 
@@ -86,6 +88,11 @@ class _Pages:
             segment.close()
         return stays
 
+    def watch(self) -> None:
+        """Look after what rests from now on."""
+        with self._lock:
+            self._watch()
+
     def _watch(self) -> None:
         if self._keeper is None:
             self._keeper = threading.Thread(target=self._keep, name="pmap-pages", daemon=True)
@@ -95,9 +102,9 @@ class _Pages:
         while True:
             with contextlib.suppress(queue.Empty):
                 self._take_back(self._gone.get(timeout=_REST / 4))
-            self.trim(_REST)
+            left = self.trim(_REST)
             with self._lock:
-                if not self._free and not self._lent:
+                if not self._free and not self._lent and not left:
                     self._keeper = None
                     return
 
@@ -108,25 +115,36 @@ class _Pages:
             segment.lent = False
             self.give_back(segment) if segment.reusable else segment.close()
 
-    def trim(self, rest: float) -> None:
-        """Close the free segments that have rested so many seconds."""
+    def trim(self, rest: float) -> bool:
+        """Close what has rested so many seconds; whether others still keep something."""
         before = time.monotonic() - rest
         with self._lock:
             old = [free for free in self._free if free.since <= before]
             self._free = [free for free in self._free if free.since > before]
         for free in old:
             free.segment.close()
+        return any(trim_others(rest) for trim_others, _ in _others)
 
 
 def _most_files() -> int:
     return open_files_limit() // 4
 
 
+#: Others that keep segments: what trims them, and what makes them forget in a fork.
+_others: list[tuple[Callable[[float], bool], Callable[[], None]]] = []
+
+
+def at_rest(trim_others: Callable[[float], bool], forget: Callable[[], None]) -> None:
+    """Have another keeper of segments looked after too."""
+    _others.append((trim_others, forget))
+
+
 _pages = _Pages()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pages.forget)
 
-take: Callable[[str | None], Segment] = _pages.take
+take = _pages.take
 give_back = _pages.give_back
 lend = _pages.lend
 trim = _pages.trim
+watch = _pages.watch

@@ -55,20 +55,23 @@ class Split(NamedTuple):
     chunk_size: int | None
 
 
-def partitions_of_frame(frame: pl.DataFrame, split: Split, n_workers: int) -> list[Partition]:
+def partitions_of_frame(
+    frame: pl.DataFrame, size: int, split: Split, n_workers: int
+) -> list[Partition]:
     """Contiguous partitions of all rows; none is empty.
 
     Parameters
     ----------
     frame
         What is split.
+    size
+        Of the frame, in bytes, about.
     split
         ``n_partitions=k`` gives exactly ``min(k, rows)``, whose sizes differ by at most
         one row; ``chunk_size=c`` gives `c` rows each but the last.
     n_workers
         Used only where `split` says nothing.
     """
-    size = int(frame.estimated_size())
     row_bytes = size / max(1, frame.height)
     bounds = _bounds(frame.height, size, split, n_workers)
     return [

@@ -11,6 +11,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pmap import _pages
 from pmap._context import depth
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def is_warm(factory: BackendFactory, spec: WorkerSpec) -> bool:
 
 
 def shutdown() -> None:
-    """Stop all warm pools now; the next call starts new ones.
+    """Stop all warm pools now, and give back the memory that was kept for the next call.
 
     Examples
     --------
@@ -136,6 +137,7 @@ def shutdown() -> None:
     >>> pmap.shutdown()
     """
     _pools.remove(lambda _: True)
+    _pages.trim(0)
 
 
 atexit.register(shutdown)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
-__all__ = ["START", "Segment", "Shared", "map_shared", "no_room", "open_shared"]
+__all__ = ["START", "Segment", "Shared", "kind_for", "map_shared", "no_room", "open_shared"]
 
 #: Where the data begin: bytes. What lies before says what this is.
 START = 64
@@ -101,6 +101,13 @@ def default_kind() -> str:
         if reachable:
             return kind
     return "named"
+
+
+def kind_for(transport: str) -> str:
+    """Of the segments for what `config` calls `transport`."""
+    if transport != "file" or default_kind() == "named":
+        return default_kind()
+    return "unlinked"
 
 
 class Segment:

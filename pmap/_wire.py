@@ -16,7 +16,7 @@ from pmap.errors import FunctionExitError, RemoteError, RemoteTraceback
 if TYPE_CHECKING:
     from pmap._board import Place
     from pmap._segment import Shared
-    from pmap._transport import Blob, Parcel
+    from pmap._transport import Blob, Parcel, Pickled
 
 __all__ = ["ErrorInfo", "Job", "JobRef", "Reply", "Stats", "TaskMessage", "describe_error"]
 
@@ -29,8 +29,8 @@ _MAX_PICKLE = 1024 * 1024
 class Job(NamedTuple):
     """What is the same for all partitions of a call; pickled once, cached in each worker."""
 
-    function: bytes
-    initializer: bytes | None
+    function: Pickled
+    initializer: Pickled | None
     sys_path: tuple[str, ...]
     cwd: str | None
 

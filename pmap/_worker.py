@@ -27,7 +27,7 @@ from pmap.errors import ResultTypeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pmap._transport import Blob, Parcel, Received
+    from pmap._transport import Blob, Parcel, Pickled, Received
     from pmap._wire import JobRef
 
 __all__ = ["apply", "execute", "in_worker"]
@@ -86,7 +86,7 @@ class _Jobs:
 
     def __init__(self) -> None:
         self._ready: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
-        self._initialized: set[bytes] = set()
+        self._initialized: set[Pickled] = set()
         self._lock = threading.RLock()  # a cluster's worker may run several tasks at once
 
     def get(self, ref: JobRef) -> Callable[..., Any]:
@@ -106,9 +106,9 @@ class _Jobs:
         job: Job = pickle.loads(_transport.load_blob(ref.blob))  # noqa: S301  from the pipe of our caller
         _adopt_surroundings(job)
         if job.initializer is not None and job.initializer not in self._initialized:
-            pickle.loads(job.initializer)()  # noqa: S301
+            _transport.load_pickled(job.initializer)()
             self._initialized.add(job.initializer)
-        return instantiate(pickle.loads(job.function))  # noqa: S301
+        return instantiate(_transport.load_pickled(job.function))
 
 
 def _adopt_surroundings(job: Job) -> None:

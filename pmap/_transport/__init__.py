@@ -33,10 +33,13 @@ module          one idea
 `_columns`      frames to trees and back, and the columns that take another road
 `_send`         caller's side
 `_receive`      worker's side
+`_shelf`        what many tasks share, once for all of them
+`_closure`      large data inside the function
 ==============  =================================================================
 """
 
 from pmap._transport._arena import PullRefusedError
+from pmap._transport._closure import Closure, Pickled, load_pickled
 from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel
 from pmap._transport._receive import (
     Received,
@@ -47,23 +50,27 @@ from pmap._transport._receive import (
     pack_bytes,
     unpack,
 )
-from pmap._transport._send import Lent, Sender, open_blob, open_reply, put_blob
+from pmap._transport._send import Lent, Sender, open_blob, open_reply, put_blob, share
 
 __all__ = [
     "INLINE_BYTES",
     "Blob",
+    "Closure",
     "Lent",
     "Parcel",
+    "Pickled",
     "PullRefusedError",
     "Received",
     "Sender",
     "forget_mapped",
     "has_mapped",
     "load_blob",
+    "load_pickled",
     "open_blob",
     "open_reply",
     "pack",
     "pack_bytes",
     "put_blob",
+    "share",
     "unpack",
 ]

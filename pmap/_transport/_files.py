@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from bisect import bisect_right
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pmap._transport._parcel import File
 from pmap.errors import TransportError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["FileRegion", "file_regions", "find_file", "map_file"]
 
@@ -30,24 +28,26 @@ class FileRegion(NamedTuple):
     start: int
 
 
+#: Addresses, rights, offset, device, inode, path; programs' own files are left out.
+_LINE = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) r--. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*)$", re.MULTILINE
+)
+
+
 def file_regions() -> list[FileRegion]:
     """The regular files on disk that this process has mapped to read, by address."""
     try:
         with open("/proc/self/maps") as lines:
-            return [region for line in lines for region in _region(line)]
+            found = _LINE.finditer(lines.read())
     except OSError:
         return []
+    return [_region(match) for match in found if not match[7].endswith((" (deleted)", ".so"))]
 
 
-def _region(line: str) -> Iterator[FileRegion]:
-    addresses, rights, offset, device, inode, *rest = line.split(maxsplit=5)
-    path = rest[0].rstrip("\n") if rest else ""
-    if not path.startswith("/") or path.endswith(" (deleted)") or rights[:3] != "r--":
-        return
-    first, last = (int(end, 16) for end in addresses.split("-"))
-    major, minor = (int(part, 16) for part in device.split(":"))
-    file = File(path, os.makedev(major, minor), int(inode))
-    yield FileRegion(first, last - first, file, int(offset, 16))
+def _region(match: re.Match[str]) -> FileRegion:
+    first, last, start, major, minor = (int(part, 16) for part in match.groups()[:5])
+    file = File(match[7], os.makedev(major, minor), int(match[6]))
+    return FileRegion(first, last - first, file, start)
 
 
 def find_file(regions: list[FileRegion], address: int, size: int) -> FileRegion | None:

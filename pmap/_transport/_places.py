@@ -13,12 +13,16 @@ from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     import weakref
+    from collections.abc import Callable
 
     import pyarrow as pa
 
     from pmap._segment import Segment
     from pmap._transport._files import FileRegion
     from pmap._transport._parcel import Place
+
+#: Buffers from this size on may be mapped from a file: to find out takes a while. Bytes.
+_FILE_BYTES = 1024 * 1024
 
 __all__ = ["Atlas", "Places", "Region"]
 
@@ -81,14 +85,18 @@ class Places:
     here
         Index for what lies in none of them, but in this process.
     files
-        That this process has mapped.
+        Tells the files that this process has mapped.
     """
 
     def __init__(
-        self, atlas: Atlas, first: list[Place], here: int, files: list[FileRegion] | None = None
+        self,
+        atlas: Atlas,
+        first: list[Place],
+        here: int,
+        files: Callable[[], list[FileRegion]] = list,
     ) -> None:
         self._atlas = atlas
-        self._files = files or []
+        self._files = files
         self._here = here
         self.places = first
         self._index: dict[Place, int] = {place: at for at, place in enumerate(first)}
@@ -115,7 +123,8 @@ class Places:
             return None
         region = self._atlas.find(buffer.address, buffer.size)
         if region is None:
-            return find_file(self._files, buffer.address, buffer.size)
+            small = buffer.size < _FILE_BYTES
+            return None if small else find_file(self._files(), buffer.address, buffer.size)
         if region.segment is not None:
             region.segment.reusable = False  # a worker may map it for as long as it likes
         return region

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pmap import _pages
@@ -18,7 +19,7 @@ from pmap._transport._columns import (
     to_stream,
     to_trees,
 )
-from pmap._transport._files import FileRegion, file_regions
+from pmap._transport._files import file_regions
 from pmap._transport._needed import Copier
 from pmap._transport._parcel import (
     COLUMN_BYTES,
@@ -42,13 +43,10 @@ if TYPE_CHECKING:
 
     from pmap._partition import Partition
 
-__all__ = ["Lent", "Sender", "open_blob", "open_reply", "put_blob"]
-
-#: Frames from this size on may be mapped from a file: to find out takes milliseconds. Bytes.
-_FILE_BYTES = 16 * 1024 * 1024
+__all__ = ["Lent", "Sender", "atlas", "open_blob", "open_reply", "put_blob", "share"]
 
 #: The caller's frames that lie in segments, so that they need not be sent again.
-_atlas = Atlas()
+atlas = Atlas()
 
 
 class Lent:
@@ -86,18 +84,18 @@ class Sender:
     shared
         Whether workers are on this machine; else everything is inline.
     kind
-        Of segment; ``None``: the best that this machine grants.
+        Of segments.
     pull
         Whether workers may try to read this process's memory.
     """
 
-    def __init__(self, *, shared: bool, kind: str | None = None, pull: bool = True) -> None:
+    def __init__(self, *, shared: bool, kind: str, pull: bool) -> None:
         self._shared = shared
         self._kind = kind
         self.pull = pull and _arena.is_possible()
         self._latest: pl.DataFrame | None = None
         self._flags: Flags = ()
-        self._files: list[FileRegion] = []
+        self._files = cache(file_regions)  # read when needed, once for a source
 
     def parcel(self, partition: Partition) -> tuple[Parcel, Lent]:
         """What to put into the message for `partition`, and what to hold meanwhile."""
@@ -105,27 +103,26 @@ class Sender:
         if source is not self._latest:
             refuse_unsupported(source.schema)
             self._latest, self._flags = source, sorted_flags(source)
-            large = self._shared and source.estimated_size() >= _FILE_BYTES
-            self._files = file_regions() if large else []
+            self._files = cache(file_regions)
         frame, lent = partition.frame(), Lent()
         if not self._shared or partition.n_bytes <= INLINE_BYTES:
             return Inline(to_stream(frame), self._flags), lent
         try:
-            return self._by_reference(frame, lent), lent
+            return self._by_reference(frame, partition.n_bytes, lent), lent
         except BaseException:
             lent.close(released=True)
             raise
 
-    def _by_reference(self, frame: pl.DataFrame, lent: Lent) -> Parcel:
-        if frame.estimated_size() <= INLINE_BYTES + COLUMN_BYTES * frame.width:
+    def _by_reference(self, frame: pl.DataFrame, n_bytes: int, lent: Lent) -> Parcel:
+        if n_bytes <= INLINE_BYTES + COLUMN_BYTES * frame.width:
             return self._streamed(frame, lent, START, self._flags)
         first: list[Any] = [_arena.own_memory()] if self.pull else []
-        places = lent.places = Places(_atlas, first, 0 if self.pull else HERE, self._files)
+        places = lent.places = Places(atlas, first, 0 if self.pull else HERE, self._files)
         trees = to_trees(frame, places.locate)
         if trees.table is None:
             return self._streamed(frame, lent, START, self._flags)
         arrays: Any = trees.arrays
-        n_bytes, end = int(frame.estimated_size()), START
+        end = START
         if not self.pull:
             copier = lent.copier = Copier(HERE, len(places.places), places.read, START)
             arrays = copier.arrays(trees.arrays, trees.table.schema)
@@ -155,6 +152,36 @@ class Sender:
         data, segment = to_stream(frame), self._segment(lent)
         segment.write([(data, start)])
         return Streamed(segment.shared, start, len(data), flags)
+
+
+def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """The same frame in a segment; columns that can not be mapped stay where they are."""
+    places = Places(atlas, [], HERE)
+    trees = to_trees(frame, places.locate)
+    if trees.table is None:
+        return frame
+    copier = Copier(HERE, len(places.places), places.read, START)
+    arrays = copier.arrays(trees.arrays, trees.table.schema)
+    if copier.size == START:
+        return frame  # it lies in segments already
+    segment = _pages.take(kind)
+    try:
+        segment.write(copier.pieces(), copier.size)
+        mapped = _mapped(segment, copier.size)
+    except BaseException:
+        segment.close()
+        raise
+
+    def resolve(span: Span) -> pa.Buffer:
+        if span.place == len(places.places):
+            return mapped.slice(span.start, span.size)
+        found = places.find(places.places[span.place], span.start, span.size)
+        return nothing() if found is None else found
+
+    shared = from_trees(trees.table.schema.serialize().to_pybytes(), arrays, resolve)
+    if trees.rest is not None:
+        shared = shared.hstack(trees.rest).select(frame.columns)
+    return restore_flags(shared, sorted_flags(frame))
 
 
 def put_blob(data: bytes, segment: Segment) -> Blob:
@@ -206,7 +233,7 @@ def _mapped(segment: Segment, size: int) -> pa.Buffer:
     buffer = pa.py_buffer(view)
     segment.lent = True
     if _pages.lend(segment, view):
-        _atlas.add(
+        atlas.add(
             Region(buffer.address, buffer.size, segment.shared, 0, weakref.ref(view), segment)
         )
     return buffer
