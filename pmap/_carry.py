@@ -44,7 +44,6 @@ class Answer(NamedTuple):
     value: Any
     error: BaseException | None
     stats: Stats | None
-    again: bool = False  #: it did not run: to be loaded anew, another way
 
 
 class Flight:
@@ -52,7 +51,6 @@ class Flight:
 
     __slots__ = (
         "attempt",
-        "bytes_in",
         "future",
         "in_caller",
         "lent",
@@ -71,7 +69,6 @@ class Flight:
         self.partition = partition
         self.attempt = attempt
         self.task = task
-        self.bytes_in = 0
         self.lent: Lent | None = None
         self.released = False
         self.reply: Segment | None = None
@@ -153,7 +150,7 @@ class LocalCarrier:
         except BaseException as exc:  # noqa: BLE001  PanicException is no Exception
             error = exc
         seconds = time.perf_counter() - clock
-        return Answer(value, error, Stats(os.getpid(), started, time.time(), seconds, 0.0, 0))
+        return Answer(value, error, Stats(os.getpid(), started, time.time(), seconds, 0.0, 0, 0))
 
     def _function(self) -> Callable[..., Any]:
         """Of this thread: a class is instantiated once in each worker."""
@@ -195,9 +192,7 @@ class RemoteCarrier:
         except BaseException:
             self._closure.close()
             raise
-        self._sender = _transport.Sender(
-            shared=self._shared, kind=self._kind, pull=call.options.transport == "auto"
-        )
+        self._sender = _transport.Sender(shared=self._shared, kind=self._kind)
         self._board = Board(n_slots) if self._shared else None
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._lock = threading.Lock()
@@ -245,7 +240,7 @@ class RemoteCarrier:
             partition, attempt, Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
         )
         flight.lent, flight.reply = lent, reply
-        flight.place, flight.bytes_in = place, parcel.n_bytes
+        flight.place = place
         with self._lock:
             self._n_flying += 1
         return flight
@@ -262,9 +257,6 @@ class RemoteCarrier:
         if flight.in_caller:
             return cast("Answer", flight.future.result())
         reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
-        if reply.refused:
-            self._sender.pull = False
-            return Answer(None, None, None, again=True)
         flight.released = reply.released
         _output.replay(reply.output)
         if reply.error is not None:

@@ -52,10 +52,8 @@ class Options:
     idle_timeout
         Seconds after which a warm pool that nobody uses is stopped.
     transport
-        How large frames reach workers on this machine: ``"memory"``, in anonymous shared
-        memory; ``"file"``, in temporary files, mapped, for when memory is short; ``"auto"``:
-        workers read them from this process's memory where the kernel permits it (a
-        container may forbid it), else as ``"memory"``.
+        What large frames lie in on their way to workers on this machine: ``"memory"``, or
+        ``"file"`` for temporary files, when memory is short.
     """
 
     backend: Any = "auto"
@@ -73,7 +71,7 @@ class Options:
     seed: int | None = None
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     idle_timeout: float = 60.0
-    transport: str = "auto"
+    transport: str = "memory"
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -85,8 +83,8 @@ class Options:
             )
         if self.on_error not in {"raise", "skip", "return"}:
             raise ArgumentError(f"on_error={self.on_error!r}: give 'raise', 'skip' or 'return'")
-        if self.transport not in {"auto", "memory", "file"}:
-            raise ArgumentError(f"transport={self.transport!r}: give 'auto', 'memory' or 'file'")
+        if self.transport not in {"memory", "file"}:
+            raise ArgumentError(f"transport={self.transport!r}: give 'memory' or 'file'")
         if self.initializer is not None and not callable(self.initializer):
             raise ArgumentError("initializer= must be callable without arguments")
 
@@ -194,7 +192,7 @@ class _Config:
         ``n_partitions``, ``chunk_size``, ``maintain_order``, ``timeout``, ``retries``,
         ``on_error``, ``progress``), and what is rarely set: ``inner_max_num_threads``,
         ``max_tasks_per_child``, ``initializer``, ``seed``, ``retry_on``, ``idle_timeout``
-        (seconds), ``transport`` (``"auto"``, ``"memory"`` or ``"file"``). Each can be set as an environment variable too: ``PMAP_N_JOBS=2``.
+        (seconds), ``transport`` (``"memory"`` or ``"file"``). Each can be set as an environment variable too: ``PMAP_N_JOBS=2``.
 
     Raises
     ------

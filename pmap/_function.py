@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import sys
 import types
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -51,12 +52,25 @@ def dump_function(function: object, dump: Callable[[object], Pickle]) -> Pickle:
     UnpicklableFunctionError
         It names the innermost object that can not be pickled, and how it is reached.
     """
+    _send_main_along()
     try:
         return dump(function)
     except TransportError:
         raise  # there is no room for its data
     except Exception as exc:  # pickling runs arbitrary __reduce__ methods
         raise UnpicklableFunctionError(_explain(function, exc)) from exc
+
+
+def _send_main_along() -> None:
+    """In a child of `multiprocessing` the user's script bears another name than ``__main__``.
+
+    Workers can not import it, and cloudpickle would take it for a module that they can.
+    """
+    main = sys.modules.get("__mp_main__")
+    if main is not None and main is sys.modules.get("__main__"):
+        import cloudpickle  # noqa: PLC0415
+
+        cloudpickle.register_pickle_by_value(main)
 
 
 class _Sink(io.RawIOBase):

@@ -22,7 +22,7 @@ from pmap._segment import Segment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["at_rest", "give_back", "lend", "take", "trim", "watch"]
+__all__ = ["at_rest", "give_back", "lend", "may_lend", "take", "trim", "watch"]
 
 #: Share of the memory that is available which free segments may take up.
 _SHARE = 0.125
@@ -46,7 +46,7 @@ class _Pages:
         """Know nothing: at the start, and in a fork, whose segments are its parent's."""
         self._lock = threading.Lock()
         self._free: list[_Free] = []
-        self._lent: dict[int, tuple[weakref.ref[memoryview], Segment | None]] = {}
+        self._lent: dict[int, tuple[weakref.ref[memoryview], Segment]] = {}
         self._gone: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._keeper: threading.Thread | None = None
         self._limit: int | None = None
@@ -55,10 +55,15 @@ class _Pages:
 
     def take(self, kind: str) -> Segment:
         with self._lock:
-            for at in range(len(self._free) - 1, -1, -1):  # the warmest first
-                if self._free[at].segment.kind == kind:
-                    return self._free.pop(at).segment
-        return Segment(kind)
+            warmest = next(
+                (free for free in reversed(self._free) if free.segment.kind == kind), None
+            )
+            if warmest is not None:
+                self._free.remove(warmest)
+        if warmest is None:
+            return Segment(kind)
+        warmest.segment.renew()
+        return warmest.segment
 
     def give_back(self, segment: Segment) -> None:
         n_bytes = segment.n_bytes
@@ -75,18 +80,19 @@ class _Pages:
             self._limit = int((available_memory() or 0) * _SHARE)
         return self._limit
 
-    def lend(self, segment: Segment, view: memoryview) -> bool:
-        """Until `view` goes; whether it stays open meanwhile, so that workers can map it too."""
+    def may_lend(self) -> bool:
+        """Whether there are descriptors left for one more mapping that the user holds."""
         with self._lock:
-            stays = len(self._lent) < _most_files()
-            if stays:
-                # `put` is C code that may run anywhere: no Python is interrupted or swallows Ctrl-C
-                ref = weakref.ref(view, self._gone.put)
-                self._lent[id(ref)] = (ref, segment)
-                self._watch()
-        if not stays:
-            segment.close()
-        return stays
+            return len(self._lent) < _most_files()
+
+    def lend(self, segment: Segment, view: memoryview) -> None:
+        """Until `view` goes; it stays open meanwhile, so that workers can map it too."""
+        segment.lent = True
+        with self._lock:
+            # `put` is C code that may run anywhere: no Python is interrupted or swallows Ctrl-C
+            ref = weakref.ref(view, self._gone.put)
+            self._lent[id(ref)] = (ref, segment)
+            self._watch()
 
     def watch(self) -> None:
         """Look after what rests from now on."""
@@ -127,7 +133,8 @@ class _Pages:
 
 
 def _most_files() -> int:
-    return open_files_limit() // 4
+    """Segments lent, or free: each takes a descriptor, and one more for each mapping of it."""
+    return open_files_limit() // 12
 
 
 #: Others that keep segments: what trims them, and what makes them forget in a fork.
@@ -146,5 +153,6 @@ if hasattr(os, "register_at_fork"):
 take = _pages.take
 give_back = _pages.give_back
 lend = _pages.lend
+may_lend = _pages.may_lend
 trim = _pages.trim
 watch = _pages.watch

@@ -47,6 +47,11 @@ class Partition:
         """Estimated size in bytes."""
         return int(self.rows * self.row_bytes)
 
+    @property
+    def source_bytes(self) -> int:
+        """Estimated size of the whole of `source` in bytes."""
+        return int(self.source.height * self.row_bytes)
+
 
 class Split(NamedTuple):
     """How the user wants it: a count, or rows each; neither means by size and workers."""

@@ -62,7 +62,7 @@ class Report:
                     *times,
                     stats.function_seconds,
                     stats.transport_seconds,
-                    outcome.bytes_in,
+                    stats.bytes_in,
                     stats.bytes_out,
                     outcome.attempt,
                 )
@@ -78,7 +78,8 @@ class Report:
 
         Columns: ``index``, ``rows``, ``worker`` (pid), ``started`` and ``finished`` (UTC),
         ``function_seconds``, ``transport_seconds`` (in the worker), ``bytes_in``,
-        ``bytes_out`` (as Arrow IPC; 0 where nothing was sent), ``attempt`` (from 0).
+        ``bytes_out`` (what was copied or sent; 0 where everything lay in memory that both
+        sides have), ``attempt`` (from 0).
         """
         frame = pl.DataFrame(self._rows, schema=_TIMINGS, orient="row")
         return frame.sort("index", "attempt")

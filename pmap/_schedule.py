@@ -52,7 +52,6 @@ class Outcome(NamedTuple):
     value: Any
     error: BaseException | None
     stats: Stats | None
-    bytes_in: int
 
 
 class Access(Protocol):
@@ -234,9 +233,6 @@ class Run:
         if failure is None:
             answer = self._carrier.unload(flight)
             self._breaks = 0
-            if answer.again:
-                self._again.append((flight.partition, flight.attempt))
-                return None
             return self._conclude(flight, answer.value, answer.error, answer)
         if isinstance(failure, WorkerDiedError):
             innocent = failure.pid in _killed and not flight.timed_out
@@ -256,7 +252,7 @@ class Run:
             self._blame.put(error, flight, self._access.name, answer)
             self._failed = self.fail_fast
         stats = None if answer is None else answer.stats
-        return Outcome(flight.partition, flight.attempt, value, error, stats, flight.bytes_in)
+        return Outcome(flight.partition, flight.attempt, value, error, stats)
 
     # A backend that breaks as a whole when one worker dies.
 

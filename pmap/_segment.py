@@ -19,6 +19,7 @@ and a token, which whoever opens it checks.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import itertools
 import mmap
@@ -27,15 +28,23 @@ import shutil
 import struct
 import tempfile
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Any
 
-__all__ = ["START", "Segment", "Shared", "kind_for", "map_shared", "no_room", "open_shared"]
+__all__ = [
+    "START",
+    "Segment",
+    "Shared",
+    "Writer",
+    "kind_for",
+    "map_shared",
+    "no_room",
+    "open_shared",
+]
 
 #: Where the data begin: bytes. What lies before says what this is.
 START = 64
@@ -43,6 +52,9 @@ _HEADER = struct.Struct("=8sq")
 _MARK = b"pmap-seg"
 #: Bytes that one system call writes at most (Linux moves 2 GB less a page).
 _AT_ONCE = 1 << 30
+
+#: From this size on a mapping is worth its page tables. Bytes.
+_WORTH_MAPPING = 1024 * 1024
 
 _tokens = itertools.count(1)
 
@@ -117,7 +129,6 @@ class Segment:
     """
 
     def __init__(self, kind: str | None = None) -> None:
-        self.token = next(_tokens)
         self.kind = kind or default_kind()
         try:
             self._fd, self._name = KINDS[self.kind]()
@@ -125,8 +136,14 @@ class Segment:
             raise no_room(exc, "make a shared memory segment") from exc
         self._pid = os.getpid()
         self._memory: mmap.mmap | None = None
+        self._writer = Writer() if self.kind == "memfd" else None
         self.reusable = True  #: as long as no worker may have mapped it
         self.lent = False  #: whether it has become frames of the user's
+        self.renew()
+
+    def renew(self) -> None:
+        """Make another segment of it, with the same pages: who knows the old one finds it gone."""
+        self.token = next(_tokens)
         self.write([(_HEADER.pack(_MARK, self.token), 0)])
 
     @property
@@ -165,20 +182,23 @@ class Segment:
 
     def write(self, pieces: list[tuple[Any, int]], size: int = 0) -> None:
         """Write each piece at its offset; there are `size` bytes at least afterwards."""
-        write_at(self._fd, pieces, size)
+        if self._writer is None:
+            write_at(self._fd, pieces, size)
+        else:
+            self._writer.write(self._fd, pieces, size)
 
     def close(self) -> None:
         """Let go of the segment; its pages go when the last mapping does."""
         if self._fd < 0:
             return
         os.close(self._fd)
-        self._fd, self._memory = -1, None
+        self._fd, self._memory, self._writer = -1, None, None
         if self._name is not None and os.getpid() == self._pid:
             shutil.rmtree(os.path.dirname(self._name), ignore_errors=True)
 
 
 def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
-    """Write pieces (anything with a buffer) at their offsets; the file is `size` bytes at least.
+    """Write pieces (anything with a buffer) at their offsets; the file has `size` bytes at least.
 
     By `pwrite` and not through a mapping: new pages need not be zeroed first, and a full
     file system is an error rather than a signal.
@@ -194,6 +214,36 @@ def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
     except OSError as exc:
         total = sum(memoryview(piece).nbytes for piece, _ in pieces)
         raise no_room(exc, f"write {total:,} bytes") from exc
+
+
+class Writer:
+    """Writes again and again into a file in memory.
+
+    Pages that are there are written through a mapping, twice as fast as by system calls.
+    """
+
+    def __init__(self) -> None:
+        self._n_written = 0
+        self._memory: memoryview | None = None
+        self._address = 0
+
+    def write(self, fd: int, pieces: list[tuple[Any, int]], size: int) -> None:
+        """As `write_at`; to `size`, the end of all pieces."""
+        if size > self._n_written or size < _WORTH_MAPPING:
+            write_at(fd, pieces, size)
+            self._n_written = max(size, self._n_written)
+            return
+        if self._memory is None or len(self._memory) < size:
+            memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
+            self._memory = memoryview(memory)
+            self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for piece, at in pieces:
+            if isinstance(piece, ctypes.Array):  # other threads go on meanwhile
+                data = cast("ctypes.Array[ctypes.c_char]", piece)
+                ctypes.memmove(self._address + at, data, len(data))
+            else:
+                view = memoryview(piece).cast("B")
+                self._memory[at : at + view.nbytes] = view
 
 
 @contextlib.contextmanager
@@ -221,6 +271,11 @@ def map_shared(shared: Shared, size: int = 0, *, writable: bool = False) -> mmap
     """Map a caller's segment in a worker, read-only unless asked; at least `size` bytes."""
     with open_shared(shared, os.O_RDWR if writable else os.O_RDONLY) as fd:
         return _map(fd, size, shared, writable=writable)
+
+
+def is_memory(fd: int) -> bool:
+    """Whether a descriptor is of memory without a file system behind it."""
+    return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")
 
 
 def _map(fd: int, size: int, shared: Shared, *, writable: bool = False) -> mmap.mmap:

@@ -67,6 +67,7 @@ class Stats(NamedTuple):
     finished: float
     function_seconds: float
     transport_seconds: float
+    bytes_in: int
     bytes_out: int
     threads: int | None = None
 
@@ -113,7 +114,6 @@ class Reply(NamedTuple):
     stats: Stats
     output: tuple[tuple[str, object], ...] = ()
     released: bool = False  #: the worker looks at no segment of the caller's any more
-    refused: bool = False  #: nothing ran: the partition must come another way
 
 
 def describe_error(exc: BaseException, phase: str) -> ErrorInfo:

@@ -151,12 +151,10 @@ class _Attempt:
         started, clock = time.time(), time.perf_counter()
         place = self._message.place
         if place is not None and not _board.mark_running(place, os.getpid()):
-            return Reply(None, None, None, Stats(os.getpid(), started, started, 0.0, 0.0, 0))
-        parcel, blob, error, refused = None, None, None, False
+            return Reply(None, None, None, Stats(os.getpid(), started, started, 0.0, 0.0, 0, 0))
+        parcel, blob, error = None, None, None
         try:
             parcel, blob = self._run()
-        except _transport.PullRefusedError:
-            refused = True
         except BaseException as exc:  # noqa: BLE001  PanicException and SystemExit are no Exception
             error = describe_error(exc, self._phase)
         transport = time.perf_counter() - clock - self._function_seconds
@@ -167,6 +165,7 @@ class _Attempt:
             time.time(),
             self._function_seconds,
             transport,
+            0 if self._received is None else self._received.n_bytes,
             n_bytes,
             _pool_size(),
         )
@@ -174,7 +173,7 @@ class _Attempt:
             _board.mark_done(place)
         released = self._received is None or self._received.is_released()
         output = self._recorder.events()
-        return Reply(parcel, blob, error, stats, output, released=released, refused=refused)
+        return Reply(parcel, blob, error, stats, output, released=released)
 
     def _run(self) -> tuple[Parcel | None, Blob | None]:
         message = self._message

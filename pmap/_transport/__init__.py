@@ -1,20 +1,17 @@
 """How a frame gets to a worker and back: its Arrow buffers, by reference where it can be.
 
 A frame is columns, a column is arrays, an array is a few buffers. What travels is the tree of
-these with, for each buffer, where its bytes lie; only bytes that lie nowhere a receiver can
-reach are copied, once::
+these with, for each buffer, the segment or file that its bytes lie in. Only bytes that lie in
+none are copied, once, and only those that the rows need::
 
     caller                                               worker
     ──────                                               ──────
-    the user's frame ── addresses of the rows' buffers ──►  pulls them (process_vm_readv)
-      (held until the task is over)                         into an arena of its own
-        or, where the kernel forbids that,
-    segment of the task ── copied once ──────────────────►  maps it read-only
+    segment of the task ── the rows' bytes, copied ──────►  maps it read-only
     segments of earlier results, shared frames, files ───►  maps them read-only: no copy
     small partitions ── IPC stream bytes in the message ─►
 
-    the user's frame  ◄── buffers that came from the caller: their addresses, no bytes ──
     mapping of the reply segment  ◄── buffers that are new: written there, once ─────────
+    mappings of what was sent     ◄── buffers that came along: where they are, no bytes ──
     small results     ◄── IPC stream bytes in the message ──
 
 The caller owns every segment, replies too: a killed worker leaks nothing, and a killed
@@ -28,7 +25,6 @@ module          one idea
 `_nodes`        Arrow arrays to trees of buffers and back
 `_needed`       which bytes of the buffers some rows need, and nothing else
 `_places`       from an address to where it lies, and back
-`_arena`        the worker's own memory, and reading the caller's
 `_files`        frames that are mapped from a file
 `_columns`      frames to trees and back, and the columns that take another road
 `_send`         caller's side
@@ -38,7 +34,6 @@ module          one idea
 ==============  =================================================================
 """
 
-from pmap._transport._arena import PullRefusedError
 from pmap._transport._closure import Closure, Pickled, load_pickled
 from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel
 from pmap._transport._receive import (
@@ -59,7 +54,6 @@ __all__ = [
     "Lent",
     "Parcel",
     "Pickled",
-    "PullRefusedError",
     "Received",
     "Sender",
     "forget_mapped",

@@ -105,17 +105,12 @@ class Closure:
         if data.estimated_size() <= INLINE_BYTES:
             return None
         frame = data if isinstance(data, pl.DataFrame) else data.to_frame()
-        parcel = self._parcel(frame)
-        if parcel is None:
-            return None
-        return (_open_series if frame is not data else _open_frame), (parcel,)
+        return (_open_series if frame is not data else _open_frame), (self._parcel(frame),)
 
-    def _parcel(self, frame: pl.DataFrame) -> Columns | None:
+    def _parcel(self, frame: pl.DataFrame) -> Columns:
         first: list[Place] = []
         places = Places(atlas, first, HERE)
         trees = to_trees(frame, places.locate)
-        if trees.table is None:
-            return None
         self._held.append(places)
         copier = Copier(HERE, len(first), places.read, START)
         arrays = copier.arrays(trees.arrays, trees.table.schema)

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from pmap._transport._parcel import Flags, Node, Span
+    from pmap._transport._parcel import Columns, Flags, Node, Parcel, Span
 
 __all__ = [
     "Trees",
+    "assemble",
     "from_stream",
     "from_trees",
     "nothing",
@@ -45,21 +46,40 @@ class Trees(NamedTuple):
 def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
     """Take a frame apart, without a copy; `locate` says of each buffer where it lies."""
     plain = [name for name, dtype in frame.schema.items() if is_mappable(name, dtype)]
-    whole = len(plain) == frame.width
-    table = _to_arrow(frame if whole else frame.select(plain))
+    table = _to_arrow(frame, plain)
     if table is None:
-        return Trees(None, [], frame)
+        plain = [name for name in plain if _to_arrow(frame, [name]) is not None]
+        table = _to_arrow(frame, plain)
     arrays = [[describe(chunk, locate) for chunk in column.chunks] for column in table.columns]
+    whole = len(plain) == frame.width
     return Trees(table, arrays, None if whole else frame.drop(plain))
 
 
-def _to_arrow(frame: pl.DataFrame) -> Any:
+def _to_arrow(frame: pl.DataFrame, columns: list[str]) -> Any:
     import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
 
+    part = frame if len(columns) == frame.width else frame.select(columns)
     try:
-        return frame.to_arrow(compat_level=_NEWEST)
+        return part.to_arrow(compat_level=_NEWEST)
     except pa.ArrowInvalid:
-        return None  # some versions stumble over slices of structs
+        return None  # older versions of Polars stumble over slices of structs
+
+
+def assemble(
+    parcel: Columns,
+    resolve: Callable[[Span], pa.Buffer],
+    open_rest: Callable[[Parcel], pl.DataFrame],
+) -> pl.DataFrame:
+    """Put a frame together, and with it the columns that took another road."""
+    if parcel.rest is None:
+        frame = from_trees(parcel.schema, parcel.arrays, resolve)
+    else:
+        frame = open_rest(parcel.rest)
+        if parcel.arrays:
+            frame = from_trees(parcel.schema, parcel.arrays, resolve).hstack(frame)
+    if parcel.names is not None:
+        frame = frame.select(parcel.names)
+    return restore_flags(frame, parcel.flags)
 
 
 def from_trees(

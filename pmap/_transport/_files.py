@@ -6,17 +6,20 @@ travel like any other.
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 import re
 from bisect import bisect_right
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmap._transport._parcel import File
 from pmap.errors import TransportError
 
-__all__ = ["FileRegion", "file_regions", "find_file", "map_file"]
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = ["FileRegion", "file_regions", "find_file", "open_file"]
 
 
 class FileRegion(NamedTuple):
@@ -71,8 +74,9 @@ def _address(region: FileRegion) -> int:
     return region.address
 
 
-def map_file(file: File) -> mmap.mmap:
-    """Map a file in a worker.
+@contextlib.contextmanager
+def open_file(file: File) -> Generator[int]:
+    """The file in a worker, as a descriptor.
 
     Raises
     ------
@@ -80,10 +84,12 @@ def map_file(file: File) -> mmap.mmap:
         When it is not the file that the caller has mapped.
     """
     try:
-        with open(file.path, "rb") as opened:
-            stat = os.fstat(opened.fileno())
-            if stat.st_ino == file.inode:
-                return mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
-    except (OSError, ValueError) as exc:
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
         raise TransportError(f"the file of a mapped frame is gone: {file.path}: {exc}") from exc
-    raise TransportError(f"the file of a mapped frame was replaced meanwhile: {file.path}")
+    try:
+        if os.fstat(fd).st_ino != file.inode:
+            raise TransportError(f"the file of a mapped frame was replaced: {file.path}")
+        yield fd
+    finally:
+        os.close(fd)

@@ -62,6 +62,7 @@ class Copier:
         self.size = start  #: bytes of the target, holes included
         self.sparse = False  #: whether there are holes
         self.copies: list[Copy] = []
+        self.buffers: list[Copy] = []  #: whole, of which perhaps only parts are copied
         self.literals: list[tuple[bytes, int]] = []  #: what is written instead of copied
 
     @property
@@ -83,12 +84,12 @@ class Copier:
         copies = [((ctypes.c_char * c.size).from_address(c.address), c.offset) for c in self.copies]
         return [*copies, *self.literals]
 
-    def origin(self, start: int, size: int) -> int:
-        """The address in the source of bytes of the target; -1 if they were made up."""
-        for copy in self.copies:
+    def origin(self, start: int, size: int) -> int | None:
+        """The address in the source of bytes of the target; ``None`` if they were made for it."""
+        for copy in self.buffers:
             if copy.offset <= start and start + size <= copy.offset + copy.size:
                 return copy.address + start - copy.offset
-        return -1
+        return None
 
     def node(self, node: Node, dtype: pa.DataType) -> Node:
         """The tree of one array."""
@@ -182,6 +183,7 @@ class Copier:
         if span.place != self._place:
             return span
         at = self._reserve(span.size)
+        self.buffers.append(Copy(span.start, span.size, at))
         self.copies += [Copy(span.start + lo, hi - lo, at + lo) for lo, hi in extents if hi > lo]
         self.sparse |= extents != [(0, span.size)]
         return Span(self._target, at, span.size)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 from pmap._transport._parcel import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
-    from pmap._transport._parcel import Span
+    from pmap._transport._parcel import Columns, Span
 
-__all__ = ["describe", "kind_of", "rebuild", "width_of"]
+__all__ = ["describe", "kind_of", "rebuild", "spans_of", "width_of"]
 
 #: Buffers of a node itself, where those of its children follow in ``array.buffers()``.
 _OWN = {"struct": 1, "fixed_size_list": 1, "large_list": 2}
@@ -66,6 +66,17 @@ def describe(array: Any, locate: Callable[[pa.Buffer], Span]) -> Node:
             for child in children
         )
     return Node(len(array), array.null_count, array.offset, spans, children)
+
+
+def spans_of(parcel: Columns) -> Iterator[Span]:
+    """All spans of a frame's trees."""
+    waiting = [node for nodes in parcel.arrays for node in nodes]
+    while waiting:
+        node = waiting.pop()
+        yield from (span for span in node.spans if span is not None)
+        waiting += node.children
+        if node.dictionary is not None:
+            waiting.append(node.dictionary)
 
 
 def _children(array: Any, kind: str) -> list[Any]:

@@ -15,7 +15,6 @@ __all__ = [
     "File",
     "Flags",
     "Inline",
-    "Memory",
     "Node",
     "Parcel",
     "Place",
@@ -35,14 +34,6 @@ COLUMN_BYTES = 8 * 1024
 Flags = tuple[tuple[int, bool], ...]
 
 
-class Memory(NamedTuple):
-    """The memory of the calling process; addresses are the offsets in it."""
-
-    pid: int
-    proof_at: int  #: where `proof` lies in it, so that no other process is taken for it
-    proof: bytes
-
-
 class File(NamedTuple):
     """A file on disk that the caller has mapped."""
 
@@ -51,14 +42,14 @@ class File(NamedTuple):
     inode: int
 
 
-Place = Memory | Shared | File
+Place = Shared | File
 
 #: Index of no place: bytes that lie in the process itself, and are to be copied.
 HERE = -1
 
 
 class Span(NamedTuple):
-    """Bytes of a place, by its index in the parcel; an address for `HERE` and for `Memory`."""
+    """Bytes of a place, by its index in the parcel; for `HERE`, at an address."""
 
     place: int
     start: int

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from pmap._transport._files import FileRegion
     from pmap._transport._parcel import Place
 
-#: Buffers from this size on may be mapped from a file: to find out takes a while. Bytes.
-_FILE_BYTES = 1024 * 1024
-
 __all__ = ["Atlas", "Places", "Region"]
 
 
@@ -123,8 +120,7 @@ class Places:
             return None
         region = self._atlas.find(buffer.address, buffer.size)
         if region is None:
-            small = buffer.size < _FILE_BYTES
-            return None if small else find_file(self._files(), buffer.address, buffer.size)
+            return find_file(self._files(), buffer.address, buffer.size)
         if region.segment is not None:
             region.segment.reusable = False  # a worker may map it for as long as it likes
         return region

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import weakref
@@ -9,19 +10,24 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pmap._dtypes import refuse_unsupported
-from pmap._segment import START, Shared, map_shared, open_shared, write_at
-from pmap._transport import _arena
+from pmap._segment import (
+    START,
+    Shared,
+    Writer,
+    is_memory,
+    map_shared,
+    open_shared,
+    write_at,
+)
 from pmap._transport._columns import (
+    assemble,
     from_stream,
-    from_trees,
-    nothing,
-    read_schema,
     restore_flags,
     sorted_flags,
     to_stream,
     to_trees,
 )
-from pmap._transport._files import map_file
+from pmap._transport._files import open_file
 from pmap._transport._needed import Copier
 from pmap._transport._parcel import (
     COLUMN_BYTES,
@@ -30,7 +36,6 @@ from pmap._transport._parcel import (
     Blob,
     Columns,
     Inline,
-    Memory,
     Parcel,
     Place,
     Span,
@@ -40,7 +45,7 @@ from pmap._transport._places import Atlas, Places, Region
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
-    import mmap
+    from collections.abc import Callable
 
     import polars as pl
     import pyarrow as pa
@@ -48,7 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["Received", "forget_mapped", "has_mapped", "load_blob", "pack", "pack_bytes", "unpack"]
 
 #: Mappings of segments and files that a worker keeps for the next partition.
-_KEPT = 32
+_KEPT = 16
 
 
 class Received(NamedTuple):
@@ -56,6 +61,7 @@ class Received(NamedTuple):
 
     atlas: Atlas
     views: list[weakref.ref[memoryview]]
+    n_bytes: int  #: copied on the way here
 
     def is_released(self) -> bool:
         """Whether nobody looks at the caller's segments any more."""
@@ -63,44 +69,66 @@ class Received(NamedTuple):
 
 
 class _Maps:
-    """Segments and files that this worker maps, most recently used last."""
+    """Segments and files that this worker maps, most recently used last.
+
+    By what they are, not by how they are called: a segment that is used again has a new
+    token, but its pages are mapped already.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[Place, mmap.mmap] = OrderedDict()
+        self._known: OrderedDict[tuple[int, int], mmap.mmap] = OrderedDict()
+        self._writers: OrderedDict[tuple[int, int], Writer] = OrderedDict()
 
-    def get(self, place: Shared | Any) -> mmap.mmap:
-        with self._lock:
-            memory = self._known.get(place)
-            if memory is None:
-                memory = map_shared(place) if isinstance(place, Shared) else map_file(place)
-                self._known[place] = memory
-            self._known.move_to_end(place)
+    def get(self, place: Place) -> mmap.mmap:
+        with (
+            open_shared(place) if isinstance(place, Shared) else open_file(place) as fd,
+            self._lock,
+        ):
+            stat = os.fstat(fd)
+            key = stat.st_dev, stat.st_ino
+            memory = self._known.pop(key, None)
+            if memory is None or len(memory) < stat.st_size:
+                memory = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+            self._known[key] = memory
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
             return memory
 
+    def writer(self, fd: int) -> Callable[[int, list[tuple[Any, int]], int], None]:
+        """What writes into a segment, quicker if it has been written before."""
+        stat = os.fstat(fd)
+        key = stat.st_dev, stat.st_ino
+        with self._lock:
+            if key not in self._writers:
+                if not is_memory(fd):
+                    return write_at
+                self._writers[key] = Writer()
+            self._writers.move_to_end(key)
+            while len(self._writers) > _KEPT:
+                self._writers.popitem(last=False)
+            return self._writers[key].write
+
     def forget(self) -> None:
         with self._lock:
             self._known.clear()
+            self._writers.clear()
 
     def __bool__(self) -> bool:
-        return bool(self._known)
+        return bool(self._known) or bool(self._writers)
 
 
 _maps = _Maps()
-_arena_of_worker = _arena.Arena()
 
 
 def has_mapped() -> bool:
     """Whether this worker holds on to memory for the next partition."""
-    return bool(_maps) or bool(_arena_of_worker)
+    return bool(_maps)
 
 
 def forget_mapped() -> None:
     """Let go of it, so that an idle worker does not keep the caller's memory."""
     _maps.forget()
-    _arena_of_worker.forget()
 
 
 def load_blob(blob: Blob) -> bytes:
@@ -113,81 +141,41 @@ def load_blob(blob: Blob) -> bytes:
 
 
 def unpack(parcel: Parcel) -> tuple[pl.DataFrame, Received]:
-    """A partition, as a frame.
-
-    Raises
-    ------
-    PullRefusedError
-        When it must be sent another way.
-    """
+    """A partition, as a frame that is the mapping of where it lies."""
     if isinstance(parcel, Columns):
         return _Unpacking(parcel).frame()
     if isinstance(parcel, Inline):
-        return restore_flags(from_stream(parcel.data), parcel.flags), Received(Atlas(), [])
+        return restore_flags(from_stream(parcel.data), parcel.flags), Received(
+            Atlas(), [], parcel.n_bytes
+        )
     end = parcel.start + parcel.size
     data = map_shared(parcel.place, end)[parcel.start : end]
-    return restore_flags(from_stream(data), parcel.flags), Received(Atlas(), [])
+    return restore_flags(from_stream(data), parcel.flags), Received(Atlas(), [], parcel.n_bytes)
+
+
+def _frame_of(parcel: Parcel) -> pl.DataFrame:
+    return unpack(parcel)[0]
 
 
 class _Unpacking:
-    """Of one frame: maps what can be mapped, pulls what can not."""
+    """Of one frame."""
 
     def __init__(self, parcel: Columns) -> None:
-        self._parcel = parcel
-        self._atlas = Atlas()
-        self._views: list[weakref.ref[memoryview]] = []
-        self._buffers: dict[int, pa.Buffer] = {}
-        for index, place in enumerate(parcel.places):
-            if not isinstance(place, Memory):
-                self._map(index, place)
-
-    def _map(self, index: int, place: Place) -> None:
         import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
 
-        view = memoryview(_maps.get(place))
-        buffer = self._buffers[index] = pa.py_buffer(view)
-        self._atlas.add(Region(buffer.address, buffer.size, place, 0, weakref.ref(view)))
-        if isinstance(place, Shared):
-            self._views.append(weakref.ref(view))
+        self._parcel = parcel
+        self._received = Received(Atlas(), [], parcel.n_bytes)
+        self._buffers: list[pa.Buffer] = []
+        for place in parcel.places:
+            view = memoryview(_maps.get(place))
+            buffer = pa.py_buffer(view)
+            self._buffers.append(buffer)
+            owner = weakref.ref(view)
+            self._received.atlas.add(Region(buffer.address, buffer.size, place, 0, owner))
+            self._received.views.append(owner)
 
     def frame(self) -> tuple[pl.DataFrame, Received]:
-        parcel = self._parcel
-        arrays = parcel.arrays
-        for index, place in enumerate(parcel.places):
-            if isinstance(place, Memory):
-                arrays = self._pulled(index, place)
-        frame = from_trees(parcel.schema, arrays, self._resolve)
-        if parcel.rest is not None:
-            frame = frame.hstack(unpack(parcel.rest)[0])
-        if parcel.names is not None:
-            frame = frame.select(parcel.names)
-        return restore_flags(frame, parcel.flags), Received(self._atlas, self._views)
-
-    def _pulled(self, index: int, memory: Memory) -> Any:
-        """The trees, with what lies in the caller's memory in an arena of our own."""
-        import pyarrow as pa  # noqa: PLC0415
-
-        def read(span: Span) -> bytes:
-            if span.place == index:
-                return _arena.pull_bytes(memory, span.start, span.size)
-            return self._resolve(span).to_pybytes()
-
-        target = len(self._parcel.places)
-        copier = Copier(index, target, read, 0)
-        arrays = copier.arrays(self._parcel.arrays, read_schema(self._parcel.schema))
-        if copier.size == 0:
-            self._buffers[target] = nothing()
-            return arrays
-        view = _arena_of_worker.take(copier.size, keep=not copier.sparse)
-        base = pa.py_buffer(view)
-        self._buffers[target] = base
-        _arena.pull(memory, ((c.address, c.size, base.address + c.offset) for c in copier.copies))
-        for data, at in copier.literals:
-            view[at : at + len(data)] = data
-        for copy in copier.copies:
-            at = base.address + copy.offset
-            self._atlas.add(Region(at, copy.size, memory, copy.address, weakref.ref(view)))
-        return arrays
+        return assemble(self._parcel, self._resolve, _frame_of), self._received
 
     def _resolve(self, span: Span) -> pa.Buffer:
         return self._buffers[span.place].slice(span.start, span.size)
@@ -224,16 +212,14 @@ def _streamed(frame: pl.DataFrame, reply: Shared, start: int, flags: Any = ()) -
     return Streamed(reply, start, len(data), flags)
 
 
-def _columns(frame: pl.DataFrame, reply: Shared, atlas: Atlas) -> Parcel:
+def _columns(frame: pl.DataFrame, reply: Shared, atlas: Atlas) -> Columns:
     places = Places(atlas, [reply], HERE)
     trees = to_trees(frame, places.locate)
-    if trees.table is None:
-        return _streamed(frame, reply, START)
     copier = Copier(HERE, 0, places.read, START)
     arrays = copier.arrays(trees.arrays, trees.table.schema)
     pieces = copier.pieces()
     with open_shared(reply, os.O_RDWR) as fd:
-        write_at(fd, pieces, copier.size)
+        _maps.writer(fd)(fd, pieces, copier.size)
     rest = None if trees.rest is None else _streamed(trees.rest, reply, copier.size)
     return Columns(
         schema=trees.table.schema.serialize().to_pybytes(),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pmap import _pages
 from pmap._dtypes import refuse_unsupported
 from pmap._segment import START, Segment
-from pmap._transport import _arena
 from pmap._transport._columns import (
+    assemble,
     from_stream,
     from_trees,
     nothing,
@@ -19,8 +19,9 @@ from pmap._transport._columns import (
     to_stream,
     to_trees,
 )
-from pmap._transport._files import file_regions
+from pmap._transport._files import FileRegion, file_regions
 from pmap._transport._needed import Copier
+from pmap._transport._nodes import spans_of
 from pmap._transport._parcel import (
     COLUMN_BYTES,
     HERE,
@@ -38,12 +39,20 @@ from pmap._transport._places import Atlas, Places, Region
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import polars as pl
     import pyarrow as pa
 
     from pmap._partition import Partition
 
 __all__ = ["Lent", "Sender", "atlas", "open_blob", "open_reply", "put_blob", "share"]
+
+#: Frames from this size on may be mapped from a file: to find out takes a while. Bytes.
+_FILE_BYTES = 4 * 1024 * 1024
+
+#: Pages of a segment that may lie unused when it is kept. Bytes.
+_LOOSE_BYTES = 1024 * 1024
 
 #: The caller's frames that lie in segments, so that they need not be sent again.
 atlas = Atlas()
@@ -57,23 +66,54 @@ class Lent:
         self.segment: Segment | None = None  #: of this task alone
         self.copier: Copier | None = None  #: what of the partition lies in `segment`
 
-    def find(self, place: Place | int, start: int, size: int) -> pa.Buffer:
-        """The caller's own bytes for those of a place that was sent."""
-        if self.places is None:
-            raise TransportError("the result has parts of a partition that was not lent")
-        if self.copier is not None and self.segment is not None and place == self.segment.shared:
-            place, start = HERE, self.copier.origin(start, size)
-        found = self.places.find(place, start, size)
+    def open(self, parcel: Columns) -> Callable[[Span], pa.Buffer]:
+        """How to find the parts of a result that came with its partition.
+
+        They are the mapping of the task's segment, so that the next map finds them there;
+        unless they are few, and would keep all of it: then they are the caller's own.
+        """
+        own = None if self.segment is None else self.segment.shared
+        used = sum(span.size for span in spans_of(parcel) if parcel.places[span.place] == own)
+        mapped: list[pa.Buffer] = []
+
+        def resolve(span: Span) -> pa.Buffer:
+            place = parcel.places[span.place]
+            if place != own or self.segment is None:
+                return self._find(place, span)
+            if self.copier is None or 2 * used < self.copier.n_bytes:
+                return self._own(span)
+            if not mapped:
+                mapped.append(map_segment(self.segment, self.copier.size))
+            return mapped[0].slice(span.start, span.size)
+
+        return resolve
+
+    def _find(self, place: Place | int, span: Span) -> pa.Buffer:
+        found = None if self.places is None else self.places.find(place, span.start, span.size)
         if found is None:
             raise TransportError("the result has parts that are not in its partition")
         return found
 
+    def _own(self, span: Span) -> pa.Buffer:
+        origin = None if self.copier is None else self.copier.origin(span.start, span.size)
+        if origin is not None:
+            return self._find(HERE, span._replace(start=origin))
+        if self.segment is None:
+            raise TransportError("the result has parts that are not in its partition")
+        return _to_buffer(self.segment.read(span.start, span.size))  # offsets of lists, made anew
+
     def close(self, *, released: bool) -> None:
         """The task is over; `released` if its worker does not look at the segment any more."""
-        self.places = self.copier = None
-        segment, self.segment = self.segment, None
-        if segment is not None:
-            _pages.give_back(segment) if released else segment.close()
+        segment, copier = self.segment, self.copier
+        self.places = self.copier = self.segment = None
+        if segment is None:
+            return
+        segment.reusable = segment.reusable and released
+        if segment.lent:
+            return
+        # Strings lie where they lay in their buffers, so that pages gather with each use.
+        loose = copier is not None and segment.n_bytes > 2 * copier.n_bytes + _LOOSE_BYTES
+        _pages.give_back(segment) if segment.reusable and not loose else segment.close()
 
 
 class Sender:
@@ -85,17 +125,14 @@ class Sender:
         Whether workers are on this machine; else everything is inline.
     kind
         Of segments.
-    pull
-        Whether workers may try to read this process's memory.
     """
 
-    def __init__(self, *, shared: bool, kind: str, pull: bool) -> None:
+    def __init__(self, *, shared: bool, kind: str) -> None:
         self._shared = shared
         self._kind = kind
-        self.pull = pull and _arena.is_possible()
         self._latest: pl.DataFrame | None = None
         self._flags: Flags = ()
-        self._files = cache(file_regions)  # read when needed, once for a source
+        self._files: Callable[[], list[FileRegion]] = list  # read when needed, once for a source
 
     def parcel(self, partition: Partition) -> tuple[Parcel, Lent]:
         """What to put into the message for `partition`, and what to hold meanwhile."""
@@ -103,7 +140,7 @@ class Sender:
         if source is not self._latest:
             refuse_unsupported(source.schema)
             self._latest, self._flags = source, sorted_flags(source)
-            self._files = cache(file_regions)
+            self._files = cache(file_regions) if partition.source_bytes >= _FILE_BYTES else list
         frame, lent = partition.frame(), Lent()
         if not self._shared or partition.n_bytes <= INLINE_BYTES:
             return Inline(to_stream(frame), self._flags), lent
@@ -116,28 +153,22 @@ class Sender:
     def _by_reference(self, frame: pl.DataFrame, n_bytes: int, lent: Lent) -> Parcel:
         if n_bytes <= INLINE_BYTES + COLUMN_BYTES * frame.width:
             return self._streamed(frame, lent, START, self._flags)
-        first: list[Any] = [_arena.own_memory()] if self.pull else []
-        places = lent.places = Places(atlas, first, 0 if self.pull else HERE, self._files)
+        places = lent.places = Places(atlas, [], HERE, self._files)
         trees = to_trees(frame, places.locate)
-        if trees.table is None:
-            return self._streamed(frame, lent, START, self._flags)
-        arrays: Any = trees.arrays
-        end = START
-        if not self.pull:
-            copier = lent.copier = Copier(HERE, len(places.places), places.read, START)
-            arrays = copier.arrays(trees.arrays, trees.table.schema)
-            n_bytes, end = copier.n_bytes, copier.size
+        copier = lent.copier = Copier(HERE, len(places.places), places.read, START)
+        arrays = copier.arrays(trees.arrays, trees.table.schema)
+        if copier.size > START:
             segment = self._segment(lent)
             segment.write(copier.pieces(), copier.size)
             places.places.append(segment.shared)
-        rest = None if trees.rest is None else self._streamed(trees.rest, lent, end)
+        rest = None if trees.rest is None else self._streamed(trees.rest, lent, copier.size)
         return Columns(
             schema=trees.table.schema.serialize().to_pybytes(),
-            arrays=tuple(tuple(nodes) for nodes in arrays),
+            arrays=arrays,
             places=tuple(places.places),
             height=frame.height,
-            n_bytes=n_bytes,
-            size=end,
+            n_bytes=copier.n_bytes + (0 if rest is None else rest.n_bytes),
+            size=copier.size,
             names=None if rest is None else tuple(frame.columns),
             rest=rest,
             flags=self._flags,
@@ -158,8 +189,6 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     """The same frame in a segment; columns that can not be mapped stay where they are."""
     places = Places(atlas, [], HERE)
     trees = to_trees(frame, places.locate)
-    if trees.table is None:
-        return frame
     copier = Copier(HERE, len(places.places), places.read, START)
     arrays = copier.arrays(trees.arrays, trees.table.schema)
     if copier.size == START:
@@ -167,7 +196,7 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     segment = _pages.take(kind)
     try:
         segment.write(copier.pieces(), copier.size)
-        mapped = _mapped(segment, copier.size)
+        mapped = map_segment(segment, copier.size)
     except BaseException:
         segment.close()
         raise
@@ -209,31 +238,35 @@ def open_reply(parcel: Parcel, segment: Segment | None, lent: Lent) -> pl.DataFr
         data = segment.read(parcel.start, parcel.size)
         return restore_flags(from_stream(data), parcel.flags)
     reply = segment.shared
-    mapped = _mapped(segment, parcel.size) if parcel.n_bytes else None
+    mapped = map_segment(segment, parcel.size) if parcel.n_bytes else nothing()
+    resolve_sent = lent.open(parcel)
 
     def resolve(span: Span) -> pa.Buffer:
-        place = parcel.places[span.place]
-        if place != reply:
-            return lent.find(place, span.start, span.size)
-        return nothing() if mapped is None else mapped.slice(span.start, span.size)
+        if parcel.places[span.place] != reply:
+            return resolve_sent(span)
+        return mapped.slice(span.start, span.size) if span.size else nothing()
 
-    frame = from_trees(parcel.schema, parcel.arrays, resolve)
-    if parcel.rest is not None:
-        frame = frame.hstack(open_reply(parcel.rest, segment, lent))
-    if parcel.names is not None:
-        frame = frame.select(parcel.names)
-    return restore_flags(frame, parcel.flags)
+    return assemble(parcel, resolve, lambda rest: open_reply(rest, segment, lent))
 
 
-def _mapped(segment: Segment, size: int) -> pa.Buffer:
-    """A segment that becomes frames of the user's."""
+def _to_buffer(data: bytes) -> pa.Buffer:
     import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
 
+    return pa.py_buffer(data)
+
+
+def map_segment(segment: Segment, size: int) -> pa.Buffer:
+    """The first `size` bytes of a segment, which become frames of the user's.
+
+    Mapped, so that the frames are the segment; copied when so many are mapped already that
+    descriptors would run out.
+    """
+    import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
+
+    if not _pages.may_lend():
+        return pa.py_buffer(segment.read(0, size))
     view = memoryview(segment.map(size))
     buffer = pa.py_buffer(view)
-    segment.lent = True
-    if _pages.lend(segment, view):
-        atlas.add(
-            Region(buffer.address, buffer.size, segment.shared, 0, weakref.ref(view), segment)
-        )
+    _pages.lend(segment, view)
+    atlas.add(Region(buffer.address, buffer.size, segment.shared, 0, weakref.ref(view), segment))
     return buffer

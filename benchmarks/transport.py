@@ -1,0 +1,452 @@
+"""What it costs to move a frame to workers and back, beside the pools that a user would pick.
+
+    python benchmarks/transport.py [--rows 6000000] [--rounds 3] [--sizes] [--memory]
+
+Two workers, warm, every contender given the same slices, interleaved in one run:
+
+- ``out``: the frame goes out, one row a partition comes back;
+- ``through``: it goes out and comes back as it is;
+- ``new``: it goes out, and as much that is new comes back;
+- ``chained``: the result of ``new`` goes out again (pmap alone knows that it is there).
+
+The plain loop shows what the function itself takes; a copy of the bytes in memory and the
+same bytes through a pipe show what the machine can do. Contenders that are not installed
+are left out, and named. ``--memory`` measures each alone: the most that all processes
+together held beyond what they held before (PSS, so that shared pages count once).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WORKERS = 2
+PARTITIONS = 8
+SECONDS_BETWEEN_LOOKS = 0.02
+
+Function = "Callable[[pl.DataFrame], pl.DataFrame]"
+
+
+# What travels.
+
+
+def numeric(rows: int) -> pl.DataFrame:
+    """Four numeric columns, 32 bytes a row."""
+    rng = np.random.default_rng(0)
+    return pl.DataFrame(
+        {
+            "a": rng.random(rows),
+            "b": np.arange(rows),
+            "c": rng.random(rows),
+            "d": rng.integers(0, 1 << 40, rows),
+        }
+    )
+
+
+def mixed(rows: int) -> pl.DataFrame:
+    """Four numeric columns, an Int32 and a String: about 53 bytes a row."""
+    rng = np.random.default_rng(1)
+    return numeric(rows).with_columns(
+        i=pl.Series(rng.integers(0, 1000, rows), dtype=pl.Int32),
+        s=pl.Series(rng.integers(0, 10**9, rows)).cast(pl.String),
+    )
+
+
+def strings(rows: int) -> pl.DataFrame:
+    """Long strings: about 80 bytes a row."""
+    number = pl.Series("n", np.arange(rows)).cast(pl.String)
+    return pl.DataFrame({"s": number}).select(
+        pl.format("a name that fits no view: {}", "s"), t=pl.format("and another of them: {}", "s")
+    )
+
+
+def nested(rows: int) -> pl.DataFrame:
+    """A list and a struct in each row: about 60 bytes a row."""
+    flat = numeric(rows)
+    return flat.select(
+        pl.concat_list("a", "c").alias("list"), pl.struct("b", "d").alias("struct"), pl.col("b")
+    )
+
+
+FRAMES = {"numeric": numeric, "mixed": mixed, "strings": strings, "nested": nested}
+
+
+# What is done with it: next to nothing, so that moving it is what is measured.
+
+
+def out(part: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame({"rows": [part.height]})
+
+
+def through(part: pl.DataFrame) -> pl.DataFrame:
+    return part
+
+
+def new(part: pl.DataFrame) -> pl.DataFrame:
+    """As many bytes as came, none of them where they were."""
+    return part.select(pl.all().shift(1))
+
+
+FUNCTIONS = {"out": out, "through": through, "new": new}
+
+
+# Who moves it.
+
+
+class Contender(Protocol):
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame: ...
+    def close(self) -> None: ...
+
+
+def slices(frame: pl.DataFrame) -> list[pl.DataFrame]:
+    bounds = [frame.height * i // PARTITIONS for i in range(PARTITIONS + 1)]
+    return [frame.slice(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+class Loop:
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        return pl.concat([function(part) for part in slices(frame)], rechunk=False)
+
+    def close(self) -> None:
+        pass
+
+
+class Pmap:
+    def __init__(self, backend: str = "spawn", **config: Any) -> None:
+        self._backend = backend
+        self._config = config
+
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        import pmap
+
+        with pmap.config(**self._config):
+            return pmap.map_partitions(
+                frame, function, n_partitions=PARTITIONS, backend=self._backend, n_jobs=WORKERS
+            )
+
+    def close(self) -> None:
+        import pmap
+
+        pmap.shutdown()
+
+
+class Executor:
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"))
+
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        return pl.concat(self._pool.map(function, slices(frame)), rechunk=False)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+class Loky(Executor):
+    def __init__(self) -> None:
+        import loky
+
+        self._pool = loky.get_reusable_executor(WORKERS)
+
+
+class Joblib:
+    def __init__(self) -> None:
+        import joblib
+
+        self._delayed = joblib.delayed
+        self._parallel = joblib.Parallel(n_jobs=WORKERS).__enter__()
+
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        call = self._delayed(function)
+        return pl.concat(self._parallel(call(part) for part in slices(frame)), rechunk=False)
+
+    def close(self) -> None:
+        self._parallel.__exit__(None, None, None)
+
+
+class Mpire:
+    def __init__(self) -> None:
+        import mpire
+
+        self._pool = mpire.WorkerPool(WORKERS, start_method="spawn", keep_alive=True)
+
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        tasks = [(part,) for part in slices(frame)]
+        return pl.concat(self._pool.map(function, tasks, chunk_size=1), rechunk=False)
+
+    def close(self) -> None:
+        self._pool.terminate()
+
+
+class Dask:
+    def __init__(self) -> None:
+        from distributed import Client
+
+        self._client = Client(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
+
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        tasks = self._client.map(function, slices(frame), pure=False)
+        return pl.concat(self._client.gather(tasks), rechunk=False)
+
+    def close(self) -> None:
+        self._client.shutdown()
+
+
+class Ray:
+    def __init__(self) -> None:
+        import ray
+
+        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+        self._ray: Any = ray
+
+    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+        task = self._ray.remote(function)
+        return pl.concat(self._ray.get([task.remote(p) for p in slices(frame)]), rechunk=False)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+
+CONTENDERS: dict[str, tuple[str, Callable[[], Contender]]] = {
+    "plain loop": ("polars", Loop),
+    "pmap": ("polars", Pmap),
+    "pmap forkserver": ("polars", lambda: Pmap("forkserver")),
+    "pmap loky": ("loky", lambda: Pmap("loky")),
+    "pmap, by files": ("polars", lambda: Pmap(transport="file")),
+    "ProcessPoolExecutor(spawn)": ("polars", Executor),
+    "loky": ("loky", Loky),
+    "joblib": ("joblib", Joblib),
+    "mpire": ("mpire", Mpire),
+    "dask.distributed": ("distributed", Dask),
+    "ray": ("ray", Ray),
+}
+
+
+def others(names: Any) -> list[str]:
+    return [name for name in names if not name.startswith("pmap") and name != "plain loop"]
+
+
+# How it is measured.
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def compare(
+    frame: pl.DataFrame, pools: dict[str, Contender], rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each call, one contender after the other in each round."""
+    times: dict[str, dict[str, list[float]]] = {
+        kind: {name: [] for name in pools} for kind in (*FUNCTIONS, "chained")
+    }
+    for number in range(rounds + 1):
+        for kind, function in FUNCTIONS.items():
+            for name, call in pools.items():
+                elapsed, result = timed(lambda call=call, function=function: call(frame, function))
+                if number == 0:  # starts the workers; and is the result right?
+                    check(name, kind, frame, result)
+                else:
+                    times[kind][name].append(elapsed)
+                if kind == "new" and name.startswith("pmap"):
+                    elapsed, _ = timed(lambda call=call, result=result: call(result, out))
+                    if number > 0:
+                        times["chained"][name].append(elapsed)
+                del result
+    return times
+
+
+def check(name: str, kind: str, frame: pl.DataFrame, result: pl.DataFrame) -> None:
+    if not result.equals(Loop()(frame, FUNCTIONS[kind])):
+        raise AssertionError(f"{name} gave a wrong result for {kind!r}")
+
+
+def limits(size: int) -> None:
+    """What the machine does with so many bytes."""
+    source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
+    copy = min(timed(lambda: np.copyto(target, source))[0] for _ in range(5))
+    print(f"  one copy in memory        {copy * 1e3:9.1f} ms  {size / copy / 1e9:6.2f} GB/s")
+    pipe = min(timed(lambda: through_pipe(memoryview(source)))[0] for _ in range(2))
+    print(f"  the bytes through a pipe  {pipe * 1e3:9.1f} ms  {size / pipe / 1e9:6.2f} GB/s")
+
+
+def through_pipe(data: memoryview) -> None:
+    read, write = os.pipe()
+    reader = threading.Thread(target=drain, args=(read, len(data)))
+    reader.start()
+    while data:
+        data = data[os.write(write, data[: 1 << 20]) :]
+    reader.join()
+    os.close(read)
+    os.close(write)
+
+
+def drain(read: int, size: int) -> None:
+    while size:
+        size -= len(os.read(read, 1 << 20))
+
+
+def table(title: str, times: dict[str, list[float]], size: int) -> None:
+    print(f"\n{title}")
+    known = {name: statistics.median(values) for name, values in times.items() if values}
+    best = min((known[name] for name in others(known)), default=None)
+    for name, median in sorted(known.items(), key=lambda item: item[1]):
+        spread = f"({min(times[name]) * 1e3:.1f} to {max(times[name]) * 1e3:.1f})"
+        ratio = "" if best is None else f"{best / median:8.1f} x as fast as the best other pool"
+        rate = f"{size / median / 1e9:7.2f} GB/s"
+        print(f"  {name:28}{median * 1e3:10.1f} ms {spread:22}{rate}{ratio}")
+
+
+# Memory.
+
+
+class Peak(threading.Thread):
+    """The most that this process and all below it hold together, looked at now and then."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+        self.start_bytes = pss()
+        self.bytes = self.start_bytes
+
+    def run(self) -> None:
+        while not self._over.wait(SECONDS_BETWEEN_LOOKS):
+            self.bytes = max(self.bytes, pss())
+
+    def stop(self) -> int:
+        self._over.set()
+        self.join()
+        return self.bytes
+
+
+def pss() -> int:
+    """Proportional set size of this process and its descendants: bytes."""
+    return sum(map(pss_of, [os.getpid(), *descendants(os.getpid())]))
+
+
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            pids = [int(child) for child in children.read_text().split()]
+        except OSError:
+            continue  # the thread has ended
+        for child in pids:
+            found += [child, *descendants(child)]
+    return found
+
+
+def pss_of(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return 0  # it has ended
+    return 0
+
+
+def memory(kind: str, rows: int, names: list[str]) -> None:
+    """Each contender in a process of its own: peak of all its processes together."""
+    for what in FUNCTIONS:
+        print(
+            f"\n{what}: peak memory of all processes together (PSS), {kind} frame of {rows:,} rows"
+        )
+        peaks: dict[str, int] = {}
+        for name in names:
+            command = [sys.executable, __file__, "--peak", what, "--only", name]
+            command += ["--frame", kind, "--rows", str(rows)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            peaks[name] = int(done.stdout.split()[-1])
+        best = min((peaks[name] for name in others(peaks)), default=None)
+        for name, peak in sorted(peaks.items(), key=lambda item: item[1]):
+            ratio = "" if best is None else f"{peak / best:6.2f} of the leanest other pool"
+            print(f"  {name:28}{peak / 1e6:8.0f} MB {ratio}")
+
+
+def peak_of(call: Contender, frame: pl.DataFrame, function: Any) -> int:
+    """Of one call on warm workers: bytes, the frame itself and the processes included."""
+    call(frame.head(100_000), function)
+    ctypes.CDLL(None).malloc_trim(0)
+    peak = Peak()
+    peak.start()
+    result = call(frame, function)
+    most = peak.stop()
+    del result
+    return most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=6_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--frame", choices=FRAMES, default="mixed")
+    parser.add_argument("--sizes", action="store_true", help="every frame, from 1 kB up")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--peak", choices=FUNCTIONS, help="of one contender, as a number")
+    parser.add_argument("--only", nargs="*", default=list(CONTENDERS), help="of the contenders")
+    arguments = parser.parse_args()
+    there = {
+        name: make
+        for name, (package, make) in CONTENDERS.items()
+        if name in arguments.only and importlib.util.find_spec(package)
+    }
+    for name in set(arguments.only) - set(there):
+        print(f"left out: {name} is not installed")
+    if arguments.memory:
+        memory(arguments.frame, arguments.rows, list(there))
+        return
+    if arguments.peak:
+        ((_, make),) = there.items()
+        call = make()
+        print(peak_of(call, FRAMES[arguments.frame](arguments.rows), FUNCTIONS[arguments.peak]))
+        call.close()
+        return
+    pools = {name: make() for name, make in there.items()}
+    kinds = FRAMES if arguments.sizes else [arguments.frame]
+    try:
+        for kind in kinds:
+            for rows in sizes(arguments):
+                frame = FRAMES[kind](rows)
+                size = int(frame.estimated_size())
+                print(
+                    f"\n=== {kind} frame: {rows:,} rows, {size / 1e6:,.3f} MB, load {os.getloadavg()[0]:.1f}"
+                )
+                limits(size)
+                for what, times in compare(frame, pools, arguments.rounds).items():
+                    table(what, times, size)
+    finally:
+        for pool in pools.values():
+            pool.close()
+
+
+def sizes(arguments: argparse.Namespace) -> list[int]:
+    if not arguments.sizes:
+        return [arguments.rows]
+    return [
+        rows
+        for rows in (20, 1_000, 100_000, 1_000_000, 6_000_000, 35_000_000)
+        if rows <= arguments.rows
+    ]
+
+
+if __name__ == "__main__":
+    main()
