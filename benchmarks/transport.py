@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -117,7 +118,7 @@ class Contender(Protocol):
 
 def slices(frame: pl.DataFrame) -> list[pl.DataFrame]:
     bounds = [frame.height * i // PARTITIONS for i in range(PARTITIONS + 1)]
-    return [frame.slice(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [frame.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
 
 
 class Loop:

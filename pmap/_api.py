@@ -19,6 +19,7 @@ from pmap._gather import gather
 from pmap._partition import Partition, Split, partitions_of_frame, partitions_of_stream
 from pmap._plan import requested_workers
 from pmap._resources import cpu_count
+from pmap._size import estimate
 from pmap.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def _prepare(  # noqa: PLR0913  the call, taken apart
     _check(frame, function, by)
     call = cast("Callable[..., Any]", function)
     if isinstance(frame, pl.DataFrame):
-        size = int(frame.estimated_size())  # looks at every string
+        size = estimate(frame)
         parts = _partitions(frame, size, options)
         largest = max(part.n_bytes for part in parts)
         work = Work(call, iter(parts), len(parts), frame.height, largest, size, want_frame)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
+from pmap._size import estimate
 from pmap.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -108,9 +109,7 @@ def partitions_of_stream(frames: Iterable[object]) -> Iterator[Partition]:
             raise ArgumentError(
                 f"item {index} of the iterable is a {type(frame).__name__}, not a polars DataFrame{_remedy(frame)}"
             )
-        yield Partition(
-            index, 0, frame.height, frame, frame.estimated_size() / max(1, frame.height)
-        )
+        yield Partition(index, 0, frame.height, frame, estimate(frame) / max(1, frame.height))
 
 
 def _remedy(item: object) -> str:

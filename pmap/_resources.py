@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from functools import cache
+import time
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 
 __all__ = ["available_memory", "cpu_count", "open_files_limit"]
@@ -40,6 +41,11 @@ def cpu_count() -> int:
     with contextlib.suppress(KeyError, ValueError):
         limits.append(int(os.environ["LOKY_MAX_CPU_COUNT"]))
     return max(1, min(limits))
+
+
+def _this_second() -> int:
+    """What is read of the system holds for a second: reading it takes longer than a small call."""
+    return int(time.monotonic())
 
 
 def _affinity() -> int:
@@ -90,6 +96,11 @@ def _number(path: str) -> float | None:
 
 def _quotas() -> list[float]:
     """CPUs granted by each group that limits them."""
+    return _quotas_in(_this_second())
+
+
+@lru_cache(maxsize=1)
+def _quotas_in(second: int) -> list[float]:  # noqa: ARG001  what is known for that long
     quotas = (_quota(folder) for folder in _own_groups("cpu"))
     return [quota for quota in quotas if quota is not None]
 
@@ -108,6 +119,11 @@ def _quota(folder: str) -> float | None:
 
 def available_memory() -> int | None:
     """Bytes that can still be allocated: the least of machine and cgroups; ``None`` if unknown."""
+    return _memory_in(_this_second())
+
+
+@lru_cache(maxsize=1)
+def _memory_in(second: int) -> int | None:  # noqa: ARG001  what is known for that long
     known = [max(0, int(limit - used)) for limit, used in _memory_limits()]
     known += [
         int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if "MemAvailable" in line

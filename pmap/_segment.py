@@ -30,6 +30,7 @@ import tempfile
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from pmap._resources import available_memory
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ _AT_ONCE = 1 << 30
 
 #: From this size on a mapping is worth its page tables. Bytes.
 _WORTH_MAPPING = 1024 * 1024
+#: From this size on it is worth asking how much memory is left. Bytes.
+_WORTH_ASKING = 16 * 1024 * 1024
 
 _tokens = itertools.count(1)
 
@@ -181,7 +184,14 @@ class Segment:
         return data
 
     def write(self, pieces: list[tuple[Any, int]], size: int = 0) -> None:
-        """Write each piece at its offset; there are `size` bytes at least afterwards."""
+        """Write each piece at its offset; there are `size` bytes at least afterwards.
+
+        Raises
+        ------
+        TransportError
+            When there is no room, with the number of bytes.
+        """
+        refuse_if_full(self._fd, size)
         if self._writer is None:
             write_at(self._fd, pieces, size)
         else:
@@ -214,6 +224,24 @@ def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
     except OSError as exc:
         total = sum(memoryview(piece).nbytes for piece, _ in pieces)
         raise no_room(exc, f"write {total:,} bytes") from exc
+
+
+def refuse_if_full(fd: int, size: int) -> None:
+    """Raise before memory runs out: the kernel would rather kill a process than say so.
+
+    Raises
+    ------
+    TransportError
+        When a segment in memory can not grow to `size`.
+    """
+    if size < _WORTH_ASKING or not is_memory(fd):
+        return
+    new, left = size - os.fstat(fd).st_blocks * 512, available_memory()
+    if left is not None and new > left:
+        raise TransportError(
+            f"{size:,} bytes do not fit into memory, where {left:,} are left: send fewer columns or "
+            "smaller partitions, or use pmap.config(transport='file')"
+        )
 
 
 class Writer:
@@ -275,7 +303,10 @@ def map_shared(shared: Shared, size: int = 0, *, writable: bool = False) -> mmap
 
 def is_memory(fd: int) -> bool:
     """Whether a descriptor is of memory without a file system behind it."""
-    return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:")
+    except OSError:  # no such platform
+        return False
 
 
 def _map(fd: int, size: int, shared: Shared, *, writable: bool = False) -> mmap.mmap:

@@ -144,6 +144,10 @@ def wait_until(true):
         time.sleep(0.01)
 
 
+def nothing_is_left():
+    wait_until(lambda: (pmap.shutdown(), segments())[1] < 65_536)
+
+
 # Faithful -------------------------------------------------------------------------
 
 
@@ -190,6 +194,7 @@ def carried(frame, *, cut, transport):
         if not reply.lent:
             reply.close()
     lent.close(released=False)
+    _transport.forget_mapped()  # as a worker does when it rests
     return results
 
 
@@ -441,19 +446,18 @@ def test_frames_that_a_function_keeps_never_change(road):
 
 
 def test_memory_goes_when_the_frame_goes(road):
-    pmap.shutdown()
-    before = segments()
+    nothing_is_left()
     result = pmap.map_partitions(large(), renewed, n_partitions=4)
     part = result.slice(10, 20)
-    assert segments() > before + result.estimated_size() / 3
+    assert segments() > result.estimated_size() / 3
     del result
     assert part.height == 20
     del part
-    wait_until(lambda: (pmap.shutdown(), segments())[1] <= before + 65_536)
+    nothing_is_left()
 
 
 def test_pages_are_used_again(workers):
-    pmap.shutdown()
+    nothing_is_left()
     frame = large()
     for _ in range(6):
         pmap.map_partitions(frame, renewed, n_partitions=4)
@@ -493,6 +497,16 @@ print(pmap.map_partitions(frame.head(5_000), lambda p: p, backend="spawn", n_job
     assert last == "5000"
     assert len(errors) == 2
     assert all("bytes" in error and "ulimit -f" in error for error in errors)
+
+
+def test_too_little_memory_is_an_error_before_the_kernel_kills(workers, monkeypatch):
+    monkeypatch.setattr(_segment, "available_memory", lambda: 1_000_000)
+    nothing_is_left()
+    frame = pl.DataFrame({"x": np.arange(10_000_000)})
+    with pytest.raises(pmap.errors.TransportError, match=r"1,000,000 are left.*transport='file'"):
+        pmap.map_partitions(frame, same, n_partitions=2)
+    with pmap.config(transport="file"):
+        assert pmap.map_partitions(frame, rows_of, n_partitions=2)["rows"].sum() == frame.height
 
 
 def test_open_files_stay_few():

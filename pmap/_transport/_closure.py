@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from pmap._segment import START, Shared, open_shared
+from pmap._size import estimate
 from pmap._transport import _shelf
 from pmap._transport._columns import sorted_flags, to_stream, to_trees
 from pmap._transport._needed import Copier
@@ -102,9 +103,9 @@ class Closure:
 
     def _reduce(self, data: pl.DataFrame | pl.Series) -> tuple[Callable[..., Any], Any] | None:
         """How a large frame or Series is opened in a worker; ``None``: as it always is."""
-        if data.estimated_size() <= INLINE_BYTES:
-            return None
         frame = data if isinstance(data, pl.DataFrame) else data.to_frame()
+        if estimate(frame) <= INLINE_BYTES:
+            return None
         return (_open_series if frame is not data else _open_frame), (self._parcel(frame),)
 
     def _parcel(self, frame: pl.DataFrame) -> Columns:
@@ -112,21 +113,13 @@ class Closure:
         places = Places(atlas, first, HERE)
         trees = to_trees(frame, places.locate)
         self._held.append(places)
-        copier = Copier(HERE, len(first), places.read, START)
-        arrays = copier.arrays(trees.arrays, trees.table.schema)
+        places.keep()
+        copier = Copier(HERE, len(first), places.read)
+        copier.lay_out(trees)
         if copier.size > START:
             first.append(self._put(copier.pieces(), copier.size))
         rest = None if trees.rest is None else Inline(to_stream(trees.rest))
-        return Columns(
-            schema=trees.table.schema.serialize().to_pybytes(),
-            arrays=arrays,
-            places=tuple(first),
-            height=frame.height,
-            n_bytes=copier.n_bytes,
-            names=None if rest is None else tuple(frame.columns),
-            rest=rest,
-            flags=sorted_flags(frame),
-        )
+        return trees.parcel(copier, first, rest)._replace(flags=sorted_flags(frame))
 
     def close(self) -> None:
         """The call is over."""

@@ -10,13 +10,15 @@ import polars as pl
 
 from pmap._dtypes import is_mappable
 from pmap._transport._nodes import describe, rebuild
+from pmap._transport._parcel import Columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     import pyarrow as pa
 
-    from pmap._transport._parcel import Columns, Flags, Node, Parcel, Span
+    from pmap._transport._needed import Copier
+    from pmap._transport._parcel import Flags, Inline, Node, Parcel, Place, Span, Streamed
 
 __all__ = [
     "Trees",
@@ -38,9 +40,25 @@ _NEWEST = pl.CompatLevel.newest()
 class Trees(NamedTuple):
     """A frame, taken apart."""
 
+    frame: pl.DataFrame
     table: Any  #: pyarrow's, which holds the buffers
     arrays: list[list[Node]]
     rest: pl.DataFrame | None  #: columns that pyarrow does not carry faithfully
+
+    def parcel(
+        self, copier: Copier, places: list[Place], rest: Inline | Streamed | None
+    ) -> Columns:
+        """What travels, once `copier` has laid it out; its target is among the places."""
+        return Columns(
+            schema=self.table.schema.serialize().to_pybytes(),
+            arrays=copier.arrays,
+            places=tuple(places),
+            height=self.frame.height,
+            n_bytes=copier.n_bytes + (0 if rest is None else rest.n_bytes),
+            size=copier.size,
+            names=None if rest is None else tuple(self.frame.columns),
+            rest=rest,
+        )
 
 
 def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
@@ -52,7 +70,7 @@ def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
         table = _to_arrow(frame, plain)
     arrays = [[describe(chunk, locate) for chunk in column.chunks] for column in table.columns]
     whole = len(plain) == frame.width
-    return Trees(table, arrays, None if whole else frame.drop(plain))
+    return Trees(frame, table, arrays, None if whole else frame.drop(plain))
 
 
 def _to_arrow(frame: pl.DataFrame, columns: list[str]) -> Any:
@@ -72,30 +90,29 @@ def assemble(
 ) -> pl.DataFrame:
     """Put a frame together, and with it the columns that took another road."""
     if parcel.rest is None:
-        frame = from_trees(parcel.schema, parcel.arrays, resolve)
+        frame = from_trees(read_schema(parcel.schema), parcel.arrays, resolve)
     else:
         frame = open_rest(parcel.rest)
         if parcel.arrays:
-            frame = from_trees(parcel.schema, parcel.arrays, resolve).hstack(frame)
+            frame = from_trees(read_schema(parcel.schema), parcel.arrays, resolve).hstack(frame)
     if parcel.names is not None:
         frame = frame.select(parcel.names)
     return restore_flags(frame, parcel.flags)
 
 
 def from_trees(
-    schema: bytes,
+    schema: Any,
     arrays: Iterable[Iterable[Node]],
     resolve: Callable[[Span], pa.Buffer],
 ) -> pl.DataFrame:
     """Put a frame together; it *is* the buffers that `resolve` gives."""
     import pyarrow as pa  # noqa: PLC0415
 
-    fields = read_schema(schema)
     columns: list[Any] = [
         pa.chunked_array([rebuild(node, field.type, resolve) for node in nodes], type=field.type)
-        for field, nodes in zip(fields, arrays, strict=True)
+        for field, nodes in zip(schema, arrays, strict=True)
     ]
-    table = pa.Table.from_arrays(columns, schema=fields)
+    table = pa.Table.from_arrays(columns, schema=schema)
     frame = cast("pl.DataFrame", pl.from_arrow(table, rechunk=False))
     if "" in table.column_names:
         frame.columns = table.column_names  # from_arrow gives a column called "" another name

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import polars as pl
 
+from pmap._segment import START
 from pmap._transport._nodes import kind_of, width_of
 from pmap._transport._parcel import Node, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
+
+    from pmap._transport._columns import Trees
 
 __all__ = ["Copier", "Copy"]
 
@@ -51,32 +54,29 @@ class Copier:
         Index of the place that they are copied to.
     read
         Gives the bytes at a span, of any place.
-    start
-        Offset in the target at which to begin.
     """
 
-    def __init__(self, place: int, target: int, read: Callable[[Span], bytes], start: int) -> None:
+    def __init__(self, place: int, target: int, read: Callable[[Span], bytes]) -> None:
         self._place = place
         self._target = target
         self._read = read
-        self.size = start  #: bytes of the target, holes included
-        self.sparse = False  #: whether there are holes
+        self.arrays: tuple[tuple[Node, ...], ...] = ()
+        self.size = START  #: where the target ends, holes included
         self.copies: list[Copy] = []
         self.buffers: list[Copy] = []  #: whole, of which perhaps only parts are copied
         self.literals: list[tuple[bytes, int]] = []  #: what is written instead of copied
 
     @property
     def n_bytes(self) -> int:
-        """What is to be copied."""
-        return sum(copy.size for copy in self.copies)
+        """What is to be written, in bytes."""
+        copied = sum(copy.size for copy in self.copies)
+        return copied + sum(len(data) for data, _ in self.literals)
 
-    def arrays(
-        self, arrays: Iterable[Iterable[Node]], schema: Iterable[Any]
-    ) -> tuple[tuple[Node, ...], ...]:
-        """The trees of all columns for the same rows, with what is copied in the target."""
-        return tuple(
+    def lay_out(self, trees: Trees) -> None:
+        """Find the trees of all columns for the same rows, with what is copied in the target."""
+        self.arrays = tuple(
             tuple(self.node(node, field.type) for node in nodes)
-            for field, nodes in zip(schema, arrays, strict=True)
+            for field, nodes in zip(trees.table.schema, trees.arrays, strict=True)
         )
 
     def pieces(self) -> list[tuple[Any, int]]:
@@ -185,7 +185,6 @@ class Copier:
         at = self._reserve(span.size)
         self.buffers.append(Copy(span.start, span.size, at))
         self.copies += [Copy(span.start + lo, hi - lo, at + lo) for lo, hi in extents if hi > lo]
-        self.sparse |= extents != [(0, span.size)]
         return Span(self._target, at, span.size)
 
     def _literal(self, data: bytes) -> Span:

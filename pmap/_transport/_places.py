@@ -98,6 +98,7 @@ class Places:
         self.places = first
         self._index: dict[Place, int] = {place: at for at, place in enumerate(first)}
         self._located: list[tuple[Span, pa.Buffer]] = []
+        self._segments: list[Segment] = []
 
     def locate(self, buffer: pa.Buffer) -> Span:
         """Where the buffer's bytes lie; they stay as long as this object does."""
@@ -122,8 +123,13 @@ class Places:
         if region is None:
             return find_file(self._files(), buffer.address, buffer.size)
         if region.segment is not None:
-            region.segment.reusable = False  # a worker may map it for as long as it likes
+            self._segments.append(region.segment)
         return region
+
+    def keep(self) -> None:
+        """A worker may go on mapping the segments that were found: never write to them again."""
+        for segment in self._segments:
+            segment.reusable = False
 
     def find(self, place: Place | int, start: int, size: int) -> pa.Buffer | None:
         """The bytes of a place, if a buffer that was located holds them."""

@@ -17,8 +17,10 @@ from pmap._segment import (
     is_memory,
     map_shared,
     open_shared,
+    refuse_if_full,
     write_at,
 )
+from pmap._size import estimate
 from pmap._transport._columns import (
     assemble,
     from_stream,
@@ -197,7 +199,7 @@ def _write(reply: Shared, pieces: list[tuple[Any, int]]) -> None:
 def pack(frame: pl.DataFrame, reply: Shared | None, received: Received | None) -> Parcel:
     """A result: small ones inline, of large ones only the buffers that are new."""
     refuse_unsupported(frame.schema)
-    flags, size = sorted_flags(frame), frame.estimated_size()
+    flags, size = sorted_flags(frame), estimate(frame)
     if reply is None or size <= INLINE_BYTES:
         return Inline(to_stream(frame), flags)
     if size <= INLINE_BYTES + COLUMN_BYTES * frame.width:
@@ -215,20 +217,10 @@ def _streamed(frame: pl.DataFrame, reply: Shared, start: int, flags: Any = ()) -
 def _columns(frame: pl.DataFrame, reply: Shared, atlas: Atlas) -> Columns:
     places = Places(atlas, [reply], HERE)
     trees = to_trees(frame, places.locate)
-    copier = Copier(HERE, 0, places.read, START)
-    arrays = copier.arrays(trees.arrays, trees.table.schema)
-    pieces = copier.pieces()
+    copier = Copier(HERE, 0, places.read)
+    copier.lay_out(trees)
     with open_shared(reply, os.O_RDWR) as fd:
-        _maps.writer(fd)(fd, pieces, copier.size)
+        refuse_if_full(fd, copier.size)
+        _maps.writer(fd)(fd, copier.pieces(), copier.size)
     rest = None if trees.rest is None else _streamed(trees.rest, reply, copier.size)
-    return Columns(
-        schema=trees.table.schema.serialize().to_pybytes(),
-        arrays=arrays,
-        places=tuple(places.places),
-        height=frame.height,
-        n_bytes=sum(len(memoryview(piece)) for piece, _ in pieces)
-        + (0 if rest is None else rest.size),
-        size=copier.size,
-        names=None if rest is None else tuple(frame.columns),
-        rest=rest,
-    )
+    return trees.parcel(copier, places.places, rest)

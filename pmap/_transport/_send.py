@@ -104,8 +104,10 @@ class Lent:
 
     def close(self, *, released: bool) -> None:
         """The task is over; `released` if its worker does not look at the segment any more."""
-        segment, copier = self.segment, self.copier
+        places, segment, copier = self.places, self.segment, self.copier
         self.places = self.copier = self.segment = None
+        if places is not None and not released:
+            places.keep()
         if segment is None:
             return
         segment.reusable = segment.reusable and released
@@ -155,24 +157,14 @@ class Sender:
             return self._streamed(frame, lent, START, self._flags)
         places = lent.places = Places(atlas, [], HERE, self._files)
         trees = to_trees(frame, places.locate)
-        copier = lent.copier = Copier(HERE, len(places.places), places.read, START)
-        arrays = copier.arrays(trees.arrays, trees.table.schema)
+        copier = lent.copier = Copier(HERE, len(places.places), places.read)
+        copier.lay_out(trees)
         if copier.size > START:
             segment = self._segment(lent)
             segment.write(copier.pieces(), copier.size)
             places.places.append(segment.shared)
         rest = None if trees.rest is None else self._streamed(trees.rest, lent, copier.size)
-        return Columns(
-            schema=trees.table.schema.serialize().to_pybytes(),
-            arrays=arrays,
-            places=tuple(places.places),
-            height=frame.height,
-            n_bytes=copier.n_bytes + (0 if rest is None else rest.n_bytes),
-            size=copier.size,
-            names=None if rest is None else tuple(frame.columns),
-            rest=rest,
-            flags=self._flags,
-        )
+        return trees.parcel(copier, places.places, rest)._replace(flags=self._flags)
 
     def _segment(self, lent: Lent) -> Segment:
         if lent.segment is None:
@@ -189,8 +181,8 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     """The same frame in a segment; columns that can not be mapped stay where they are."""
     places = Places(atlas, [], HERE)
     trees = to_trees(frame, places.locate)
-    copier = Copier(HERE, len(places.places), places.read, START)
-    arrays = copier.arrays(trees.arrays, trees.table.schema)
+    copier = Copier(HERE, len(places.places), places.read)
+    copier.lay_out(trees)
     if copier.size == START:
         return frame  # it lies in segments already
     segment = _pages.take(kind)
@@ -207,7 +199,7 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
         found = places.find(places.places[span.place], span.start, span.size)
         return nothing() if found is None else found
 
-    shared = from_trees(trees.table.schema.serialize().to_pybytes(), arrays, resolve)
+    shared = from_trees(trees.table.schema, copier.arrays, resolve)
     if trees.rest is not None:
         shared = shared.hstack(trees.rest).select(frame.columns)
     return restore_flags(shared, sorted_flags(frame))
@@ -238,7 +230,7 @@ def open_reply(parcel: Parcel, segment: Segment | None, lent: Lent) -> pl.DataFr
         data = segment.read(parcel.start, parcel.size)
         return restore_flags(from_stream(data), parcel.flags)
     reply = segment.shared
-    mapped = map_segment(segment, parcel.size) if parcel.n_bytes else nothing()
+    mapped = map_segment(segment, parcel.size) if parcel.size > START else nothing()
     resolve_sent = lent.open(parcel)
 
     def resolve(span: Span) -> pa.Buffer:

@@ -1,0 +1,28 @@
+"""How large a frame is, about, without looking at every string.
+
+Polars counts the bytes of strings one by one where it does not know them yet, as in memory
+that was mapped just now: that takes longer than the frame takes to travel.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+__all__ = ["estimate"]
+
+#: Strings that are looked at, at each of three places of a column.
+_LOOKED_AT = 1000
+
+
+def estimate(frame: pl.DataFrame) -> int:
+    """Bytes that the rows of a frame take up, about; the same for the same frame."""
+    return sum(map(_of_column, frame.iter_columns()))
+
+
+def _of_column(column: pl.Series) -> int:
+    rows = column.len()
+    if not isinstance(column.dtype, pl.String | pl.Binary) or rows <= 3 * _LOOKED_AT:
+        return int(column.estimated_size())
+    starts = (0, (rows - _LOOKED_AT) // 2, rows - _LOOKED_AT)
+    looked_at = sum(column.slice(start, _LOOKED_AT).estimated_size() for start in starts)
+    return int(looked_at) * rows // (3 * _LOOKED_AT)
