@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import polars as pl
@@ -43,6 +44,10 @@ class Copy(NamedTuple):
     offset: int
 
 
+def _offset_of(copy: Copy) -> int:
+    return copy.offset
+
+
 class Copier:
     """Lays out in one target what rows need of one place, and leaves other places be.
 
@@ -63,7 +68,7 @@ class Copier:
         self.arrays: tuple[tuple[Node, ...], ...] = ()
         self.size = START  #: where the target ends, holes included
         self.copies: list[Copy] = []
-        self.buffers: list[Copy] = []  #: whole, of which perhaps only parts are copied
+        self.buffers: list[Copy] = []  #: whole, of which perhaps only parts are copied; by offset
         self.literals: list[tuple[bytes, int]] = []  #: what is written instead of copied
 
     @property
@@ -86,9 +91,10 @@ class Copier:
 
     def origin(self, start: int, size: int) -> int | None:
         """The address in the source of bytes of the target; ``None`` if they were made for it."""
-        for copy in self.buffers:
-            if copy.offset <= start and start + size <= copy.offset + copy.size:
-                return copy.address + start - copy.offset
+        at = bisect_right(self.buffers, start, key=_offset_of) - 1
+        copy = self.buffers[max(at, 0)] if self.buffers else Copy(0, 0, 0)
+        if copy.offset <= start and start + size <= copy.offset + copy.size:
+            return copy.address + start - copy.offset
         return None
 
     def node(self, node: Node, dtype: pa.DataType) -> Node:
@@ -160,12 +166,10 @@ class Copier:
         if sum(span.size for span in ours) <= _FEW_BYTES:
             yield from map(self._bytes, buffers)
             return
-        rows = _long_strings(self._read(_cut(views, first * _VIEW, length * _VIEW)))
+        used = _long_strings(self._read(_cut(views, first * _VIEW, length * _VIEW)))
         for index, span in enumerate(buffers):
-            if span.place != self._place:
-                yield span
-            else:
-                yield self._parts(span, _extents(rows.filter(pl.col("buffer") == index), span.size))
+            strings = used.get((index,))
+            yield self._parts(span, [] if strings is None else _extents(strings, span.size))
 
     # Bytes.
 
@@ -218,8 +222,8 @@ def _lowered(offsets: bytes, by: int) -> bytes:
     return cast("pa.Buffer", lowered.to_arrow().buffers()[1]).to_pybytes()
 
 
-def _long_strings(views: bytes) -> pl.DataFrame:
-    """Of the strings that a view does not hold itself: buffer, first byte, and end."""
+def _long_strings(views: bytes) -> dict[tuple[Any, ...], pl.DataFrame]:
+    """For each buffer the strings in it, those that a view does not hold itself: size, start, end."""
     import pyarrow as pa  # noqa: PLC0415
 
     words = _integers(views, pa.uint32())
@@ -231,13 +235,12 @@ def _long_strings(views: bytes) -> pl.DataFrame:
         }
     )
     long = frame.filter(pl.col("size") > _SHORT)
-    return long.select("size", "buffer", "start", end=pl.col("start") + pl.col("size"))
+    ends = long.with_columns(end=pl.col("start") + pl.col("size"))
+    return ends.partition_by("buffer", as_dict=True)
 
 
 def _extents(strings: pl.DataFrame, limit: int) -> list[tuple[int, int]]:
     """The parts of a buffer that hold `strings`: one, unless much lies between them."""
-    if strings.height == 0:
-        return []
     low, high, used = strings.select(
         low=pl.col("start").min(),
         high=pl.col("end").max(),

@@ -70,6 +70,10 @@ class Atlas:
         return None if region.owner() is None else region
 
 
+def _start_of(located: tuple[Span, pa.Buffer]) -> tuple[int, int]:
+    return located[0].place, located[0].start
+
+
 class Places:
     """The places of a parcel that is being made: each buffer to a span, and back.
 
@@ -98,12 +102,14 @@ class Places:
         self.places = first
         self._index: dict[Place, int] = {place: at for at, place in enumerate(first)}
         self._located: list[tuple[Span, pa.Buffer]] = []
+        self._sorted: list[tuple[Span, pa.Buffer]] | None = None
         self._segments: list[Segment] = []
 
     def locate(self, buffer: pa.Buffer) -> Span:
         """Where the buffer's bytes lie; they stay as long as this object does."""
         span = self._span(buffer)
         self._located.append((span, buffer))
+        self._sorted = None
         return span
 
     def _span(self, buffer: pa.Buffer) -> Span:
@@ -134,12 +140,15 @@ class Places:
     def find(self, place: Place | int, start: int, size: int) -> pa.Buffer | None:
         """The bytes of a place, if a buffer that was located holds them."""
         index = self._here if isinstance(place, int) else self._index.get(place)
-        for span, buffer in self._located:
-            if (
-                span.place == index
-                and span.start <= start
-                and start + size <= span.start + span.size
-            ):
+        if index is None:
+            return None
+        if self._sorted is None:
+            self._sorted = sorted(self._located, key=_start_of)
+        at = bisect_right(self._sorted, (index, start), key=_start_of)
+        for span, buffer in reversed(self._sorted[:at]):
+            if span.place != index:
+                break
+            if start + size <= span.start + span.size:
                 return buffer.slice(start - span.start, size)
         return None
 
