@@ -1,31 +1,40 @@
-"""Fixtures of the whole suite: the backends, and an end without workers."""
+"""Fixtures of the whole suite: the backends, and an end without workers. What hypothesis does."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import HealthCheck, settings
+from installed import need
 
 import pmap
-from pmap.errors import MissingDependencyError
 
-
-def _need(name):
-    try:
-        pmap.get_backend(name)
-    except MissingDependencyError as exc:
-        pytest.skip(str(exc))
-    return name
+# A result must be reproducible, so examples are the same each time; "random" is for the hunt.
+settings.register_profile(
+    "same",
+    settings.get_profile("default"),
+    derandomize=True,
+    deadline=None,  # a worker's first task waits for its start
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "random", settings.get_profile("same"), derandomize=False, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(params=pmap.available_backends())
 def backend(request):
     """The name of each registered backend in turn."""
-    return _need(request.param)
+    return need(request.param)
 
 
 @pytest.fixture(params=["spawn", "forkserver", "loky"])
 def process_backend(request):
     """The name of each backend of worker processes on this machine in turn."""
-    return _need(request.param)
+    return need(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

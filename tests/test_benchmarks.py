@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -13,14 +12,17 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.mark.once
 def test_latency():
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "latency.py"),
-        "--rounds",
-        "2",
-        "--cold-rounds",
-        "0",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = programs.run(BENCHMARKS / "latency.py", "--rounds", "2", "--cold-rounds", "0")
+    assert done.returncode == 0, done.stderr
     for name in ("pmap forkserver", "pmap spawn", "ProcessPoolExecutor(spawn)", "loky", "joblib"):
         assert f"  {name} " in done.stdout
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("options", [["--rounds", "1"], ["--memory"]], ids=["time", "memory"])
+def test_transport(options):
+    names = ["pmap", "ProcessPoolExecutor(spawn)"]
+    done = programs.run(BENCHMARKS / "transport.py", "--rows", "50000", *options, "--only", *names)
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert done.stdout.count(f"\n  {name} ") == 3 + (name == "pmap" and "--rounds" in options)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import polars as pl
+import programs
 import psutil
 import pytest
 
@@ -290,15 +291,12 @@ def test_without_a_main_guard(tmp_path, way):
     (folder / "beside.py").write_text("def double(part):\n    return part * 2\n")
     (folder / "script.py").write_text(SCRIPT)
     arguments = {"script": [folder / "script.py"], "command": ["-c", SCRIPT], "stdin": ["-"]}[way]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        input=SCRIPT if way == "stdin" else "",
-        env={**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(folder)},
+    done = programs.run(
+        *arguments,
+        stdin=SCRIPT if way == "stdin" else "",
         cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
+        TMPDIR=str(scratch),
+        PYTHONPATH=str(folder),
     )
     assert (done.stdout, done.stderr, done.returncode) == ("total 132 78\n", "", 0)
     assert not list(scratch.iterdir())
@@ -374,13 +372,14 @@ def test_what_is_asynchronous_is_refused(cluster):
 
 
 def test_no_answer_is_an_error():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     with (
+        socket.socket() as deaf,  # it keeps the port, and does not listen
         dask.config.set({"distributed.comm.timeouts.connect": "100ms"}),
-        pytest.raises(BackendError, match=f"no dask cluster answers at .*{port}"),
     ):
-        pmap.map_partitions(FRAME, double, backend=f"tcp://127.0.0.1:{port}")
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(BackendError, match=f"no dask cluster answers at .*{port}"):
+            pmap.map_partitions(FRAME, double, backend=f"tcp://127.0.0.1:{port}")
 
 
 def test_a_task_that_dask_cancels_is_an_error(client, meeting):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import polars as pl
+import programs
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -29,9 +29,11 @@ from pmap._demo._sun import TWILIGHT, sun_at_departure
 from pmap._plan import Plan
 from pmap._report import Report
 
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
 NEW_YORK = ZoneInfo("America/New_York")
 JFK = (40.639751, -73.778925, 13)
-SECONDS = 55
 
 # Hides the data as a machine without the extra does, then runs `python -m pmap demo`.
 WITHOUT_THE_EXTRA = """
@@ -87,16 +89,12 @@ def _clock(hhmm: int | None, *, zone: str | None = "America/New_York") -> pl.Dat
     return pl.DataFrame([day], schema_overrides=dtypes)
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str) -> CompletedProcess[str]:
     # From the checkout, installed or not; bars of a fixed width wherever the tests run.
     root = Path(__file__).parents[1]
     roots = (str(root), str(root / "backends"), os.environ.get("PYTHONPATH", ""))
     path = os.pathsep.join(filter(None, roots))
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
+    return programs.run(*arguments, PYTHONPATH=path)
 
 
 def test_data_is_whole(flights: pl.DataFrame) -> None:

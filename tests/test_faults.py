@@ -256,14 +256,14 @@ class TestTimeouts:
 
     @pytest.mark.parametrize("backend", REPLACING)
     def test_count_from_the_start_in_the_worker(self, backend):
-        """Eight partitions of 0.2 s wait for one worker, longer in all than the limit."""
+        """Sixteen partitions of 0.2 s wait for one worker, longer in all than the limit."""
 
         def nap(part):
             time.sleep(0.2)
             return part
 
         assert pmap.map_partitions(
-            DF, nap, backend=backend, n_partitions=8, n_jobs=1, timeout=1.2
+            DF, nap, backend=backend, n_partitions=16, n_jobs=1, timeout=3
         ).equals(DF)
 
     def test_auto_takes_processes(self):

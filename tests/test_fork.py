@@ -6,7 +6,6 @@ hangs. Most programs print one JSON object, which the tests look into.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -15,10 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
-import uuid
 from concurrent.futures import ProcessPoolExecutor
 
 import polars as pl
+import programs
 import psutil
 import pytest
 
@@ -28,26 +27,21 @@ from pmap.errors import ForkRefusedError
 pytestmark = pytest.mark.once  # costly, and the same on every Python
 
 DF = pl.DataFrame({"x": range(8)})
-#: In the environment of a program, and so in that of every process that comes of it.
-MARK = "TEST_PROGRAM_MARK"
-#: Seconds within which a forked process must have said something.
-SOON = 10
 
 WHY = r"Polars' engine runs threads.*inherits the locks"
 INSTEAD = r"backend='forkserver' or backend='spawn'"
 
 
-def program(text, *arguments, flags=("-W", "error"), timeout=20):
-    """Run a program; what it printed, read as JSON if it is."""
-    process = subprocess.run(
-        [sys.executable, *flags, "-c", text, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout), process.stderr
+def printed(done):
+    """What a program printed, read as JSON."""
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def program(text, *arguments, flags=("-W", "error")):
+    """Run a program: the JSON that it printed, and what it wrote to stderr."""
+    done = programs.run(*flags, "-c", text, *arguments)
+    return printed(done), done.stderr
 
 
 class TestBackendsThatFork:
@@ -130,9 +124,7 @@ def found(tmp_path_factory):
     """What a program on Linux gets that names no start method; a file, so that spawn finds it."""
     path = tmp_path_factory.mktemp("defaults") / "program.py"
     path.write_text(DEFAULTS)
-    command = [sys.executable, path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    return json.loads(done.stdout)
+    return printed(programs.run(path))
 
 
 class TestThePlatformsDefault:
@@ -177,10 +169,7 @@ if __name__ == "__main__":
         out = pmap.map_partitions(df, lambda part: part * 2, backend=pool)
     print(json.dumps(out["x"].to_list()))
 """)
-        done = subprocess.run(
-            [sys.executable, path], capture_output=True, text=True, timeout=20, check=True
-        )
-        assert json.loads(done.stdout) == (DF * 2)["x"].to_list()
+        assert printed(programs.run(path)) == (DF * 2)["x"].to_list()
 
 
 class TestTheProcessWideStartMethod:
@@ -291,7 +280,7 @@ def forked(before, expression, then="said"):
 said = child_says(lambda: {expression})
 print(json.dumps({then}))
 """
-    return program(text, str(SOON), flags=())
+    return program(text, str(programs.SOON), flags=())
 
 
 class TestAForkedChild:
@@ -361,7 +350,7 @@ context = multiprocessing.get_context("fork")
 ours, theirs = context.Pipe()
 process = context.Process(target=work, args=(theirs,), daemon=True)
 process.start()
-print(json.dumps(ours.recv() if ours.poll({SOON}) else "the child hung"))
+print(json.dumps(ours.recv() if ours.poll({programs.SOON}) else "the child hung"))
 process.kill()
 """,
             flags=(),
@@ -424,34 +413,27 @@ if sys.argv[2] == "killed":
 """
 
 
-def of_program(mark):
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == mark:
-                yield process
-
-
 @pytest.fixture(scope="module", params=["ends", "killed"])
 def family(request):
-    mark = uuid.uuid4().hex
+    processes = programs.Family()
     parent = subprocess.Popen(
         [sys.executable, "-c", WARM, "spawn forkserver loky", request.param],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, MARK: mark},
+        env={**os.environ, **processes.variables},
     )
     try:
         found = json.loads(parent.stdout.readline())
-        found["status"] = parent.wait(SOON)
+        found["status"] = parent.wait(programs.SOON)
         child = psutil.Process(found["child"])
         # The trackers of loky and the standard library wait for the end of the last that has
         # their pipe, and so for the child's.
         others = [
             process
-            for process in of_program(mark)
-            if process != child and "resource_tracker" not in " ".join(process.cmdline())
+            for process in processes
+            if process != child and "resource_tracker" not in programs.command(process)
         ]
-        _, found["alive"] = psutil.wait_procs(others, timeout=5)
+        found["alive"] = programs.alive(others)
         found["child lives"] = child.is_running()
         found["how"] = request.param
         yield found
@@ -460,8 +442,7 @@ def family(request):
         parent.stdin.close()
         parent.stdout.close()
         parent.wait()
-        for process in of_program(mark):
-            process.kill()
+        processes.kill()
 
 
 class TestWarmPoolsOfTheParent:

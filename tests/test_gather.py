@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+import strategies
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
-from polars.testing.parametric import dataframes
 
 from pmap._gather import gather
 from pmap.errors import PmapError, SchemaMismatchError
@@ -452,7 +452,6 @@ def test_columns_take_the_declared_order():
 
 # Properties -----------------------------------------------------------------------
 
-LIGHT = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 INNER = [pl.Int8, pl.Float64, pl.String, pl.Null, pl.Decimal, pl.Enum, pl.Categorical, pl.Datetime]
 NUMBERS = [pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32]
 LIMITS = {
@@ -461,9 +460,10 @@ LIMITS = {
 }
 
 
-@LIGHT
+@strategies.many
 @given(
-    frame=dataframes() | dataframes(allowed_dtypes=[pl.List, pl.Array, pl.Struct, *INNER]),
+    frame=strategies.frames()
+    | strategies.frames(allowed_dtypes=[pl.List, pl.Array, pl.Struct, *INNER]),
     data=st.data(),
 )
 def test_a_frame_split_anywhere_comes_back_exactly(frame, data):
@@ -482,7 +482,7 @@ def integers(draw):
     return one(dtype, *draw(st.lists(st.none() | st.integers(low, high), max_size=3)))
 
 
-@LIGHT
+@strategies.many
 @given(st.lists(integers(), min_size=1, max_size=4))
 def test_integers_of_any_width_keep_their_values(frames):
     result = gathered(*frames)
@@ -491,7 +491,7 @@ def test_integers_of_any_width_keep_their_values(frames):
     assert gathered(*frames[::-1]).schema == result.schema
 
 
-@LIGHT
+@strategies.many
 @given(frames=st.lists(integers(), max_size=4), declared=st.sampled_from([*NUMBERS, pl.Float64]))
 def test_a_declared_schema_holds_or_the_partition_that_does_not_fit_is_named(frames, declared):
     schema = pl.Schema({"x": declared})
@@ -512,8 +512,8 @@ def fits(value, dtype):
     return value is None or low <= value <= high
 
 
-@LIGHT
-@given(frame=dataframes(min_cols=1, min_size=1), null=st.sets(st.integers(0, 4)))
+@strategies.many
+@given(frame=strategies.frames(min_cols=1, min_size=1), null=st.sets(st.integers(0, 4)))
 def test_columns_of_nulls_take_the_dtype_of_the_others(frame, null):
     names = [name for at, name in enumerate(frame.columns) if at in null]
     nulls = frame.with_columns(pl.lit(None, pl.Null).alias(name) for name in names)

@@ -6,27 +6,18 @@ The same program is run as a file, as a notebook in a real kernel, by ``-c``, fr
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
+import programs
 import pytest
-
-import pmap
-from pmap.errors import MissingDependencyError
+from installed import is_installed, need
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 BACKENDS = ["spawn", "forkserver", "loky", "dask"]
-#: In the environment of a program, and so in that of every process that comes of it.
-MARK = "TEST_PROGRAM_MARK"
 
 #: A cell of the notebook each, between the marks; one text everywhere else.
 PROGRAM = """
@@ -139,42 +130,27 @@ class Run:
     stderr: str
     found: dict
     folder: Path
-    alive: list[psutil.Process]
+    alive: list[str]
 
     def lines(self, name):
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
 
 
-def processes(mark):
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == mark:
-                yield process
-
-
-def is_installed(backend):
-    try:
-        pmap.get_backend(backend)
-    except MissingDependencyError:
-        return False
-    return True
-
-
-PYTHON = [sys.executable, "-W", "error"]
-#: The rest of the command, and on which backends. loky's resource tracker, deaf to signals, keeps
+STRICT = ["-W", "error"]
+#: The arguments of Python, and on which backends. loky's resource tracker, deaf to signals, keeps
 #: ipykernel from ending by itself (as with joblib alone), so that kernel is killed: no atexit.
 SITUATIONS = {
-    "script": ([*PYTHON, "program.py"], BACKENDS),
-    "script, elsewhere": ([*PYTHON, "../project/program.py"], BACKENDS),
-    "script, far away": ([*PYTHON, "../project/program.py"], ["spawn", "forkserver", "dask"]),
-    "notebook": ([sys.executable, "-c", NOTEBOOK, "program.py"], ["spawn", "forkserver", "dask"]),
-    "notebook, loky": ([sys.executable, "-c", NOTEBOOK, "program.py"], ["loky"]),
-    "-c": ([*PYTHON, "-c", ...], BACKENDS),
-    "stdin": (PYTHON, BACKENDS),
-    "dash": ([*PYTHON, "-"], BACKENDS),
-    "-m module": ([*PYTHON, "-m", "program"], BACKENDS),
-    "-m package": ([*PYTHON, "-m", "package"], BACKENDS),
+    "script": ([*STRICT, "program.py"], BACKENDS),
+    "script, elsewhere": ([*STRICT, "../project/program.py"], BACKENDS),
+    "script, far away": ([*STRICT, "../project/program.py"], ["spawn", "forkserver", "dask"]),
+    "notebook": (["-c", NOTEBOOK, "program.py"], ["spawn", "forkserver", "dask"]),
+    "notebook, loky": (["-c", NOTEBOOK, "program.py"], ["loky"]),
+    "-c": ([*STRICT, "-c", ...], BACKENDS),
+    "stdin": (STRICT, BACKENDS),
+    "dash": ([*STRICT, "-"], BACKENDS),
+    "-m module": ([*STRICT, "-m", "program"], BACKENDS),
+    "-m package": ([*STRICT, "-m", "package"], BACKENDS),
 }
 #: Folders that are not the program's, and the traps in them.
 FOLDERS = {"script, elsewhere": TRAPS, "script, far away": [*TRAPS, *EARLY_TRAPS]}
@@ -199,10 +175,8 @@ def lay_out(folder, traps):
 def execute(situation, backends, folder, traps=()):
     """Run the program, and see what it leaves."""
     program = lay_out(folder, traps)
-    mark = uuid.uuid4().hex
-    environment = {
-        **os.environ,
-        MARK: mark,
+    family = programs.Family()
+    variables = {
         "BACKENDS": " ".join(filter(is_installed, backends)),
         "TMPDIR": str(folder / "temporary"),
         "HOME": str(folder / "home"),
@@ -212,19 +186,18 @@ def execute(situation, backends, folder, traps=()):
         **{name: str(folder / name.lower()) for name in ("RAN", "CALLS", "FOUND", "TRAPPED")},
     }
     with open(folder / "project/program.py") as stdin, open(folder / "stderr", "w") as stderr:
-        status = subprocess.run(
-            [program if part is ... else part for part in SITUATIONS[situation][0]],
+        done = programs.run(
+            *(program if part is ... else part for part in SITUATIONS[situation][0]),
+            stdin=stdin if situation in {"stdin", "dash"} else "",
+            output=stderr,
             cwd=folder / ("elsewhere" if traps else "project"),
-            env=environment,
-            stdin=stdin if situation in {"stdin", "dash"} else subprocess.DEVNULL,
-            stdout=stderr,
-            stderr=stderr,
-            timeout=50,
-            check=False,
-        ).returncode
-    _, alive = psutil.wait_procs(list(processes(mark)), timeout=10)
+            family=family,
+            **variables,
+        )
+    alive = family.left()
+    family.kill()
     found = json.loads((folder / "found").read_text()) if (folder / "found").exists() else {}
-    return Run(backends, status, (folder / "stderr").read_text(), found, folder, alive)
+    return Run(backends, done.returncode, (folder / "stderr").read_text(), found, folder, alive)
 
 
 @pytest.fixture(scope="module")
@@ -239,10 +212,7 @@ def runs(tmp_path_factory):
             done[situation] = execute(situation, SITUATIONS[situation][1], folder, traps)
         return done[situation]
 
-    yield get
-    for run in done.values():
-        for process in run.alive:
-            process.kill()
+    return get
 
 
 @pytest.fixture
@@ -253,9 +223,7 @@ def run(request, runs):
 
 def found_on(run, backend):
     """What the program found on one backend."""
-    if not is_installed(backend):
-        pytest.skip(f"backend {backend!r} is not installed")
-    assert backend in run.found, run.stderr
+    assert need(backend) in run.found, run.stderr
     assert "error" not in run.found[backend], run.found[backend]["error"]
     return run.found[backend]
 

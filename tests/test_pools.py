@@ -12,30 +12,21 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 
 import polars as pl
+import programs
 import psutil
 import pytest
+from installed import need
 
 import pmap
-from pmap.errors import ArgumentError, MissingDependencyError
+from pmap.errors import ArgumentError
 
 pytestmark = pytest.mark.once  # costly, and the same on every Python
 
 DF = pl.DataFrame({"x": range(16)})
 BACKENDS = ["spawn", "forkserver", "loky", "dask"]
-#: In the environment of a program, and so in that of every process that comes of it.
-MARK = "TEST_PROGRAM_MARK"
-
-
-def need(name):
-    try:
-        pmap.get_backend(name)
-    except MissingDependencyError as exc:
-        pytest.skip(str(exc))
-    return name
 
 
 @pytest.fixture(params=BACKENDS)
@@ -116,8 +107,7 @@ class TestWarmPools:
     def test_stop_after_a_rest(self, backend, meet):
         with pmap.config(idle_timeout=0.2):
             workers = list(handles(meet(backend)))
-        _, alive = psutil.wait_procs(workers, timeout=8)
-        assert alive == []
+        assert programs.alive(workers) == []
         assert len(meet(backend)) == 2
 
     @two
@@ -135,8 +125,7 @@ class TestWarmPools:
         workers = list(handles(pids))
         pmap.shutdown()
         pmap.shutdown()
-        _, alive = psutil.wait_procs(workers, timeout=1)
-        assert alive == []
+        assert programs.alive(workers) == []
         assert not meet(backend) & pids
 
     def test_end_quietly_when_a_worker_dies_at_that_moment(self, monkeypatch):
@@ -160,7 +149,7 @@ class TestWarmPools:
         monkeypatch.setattr(_ProcessPool, "_end", tell_and_end)
         monkeypatch.setattr(threading, "excepthook", lambda hook: errors.append(hook.exc_value))
         os.kill(worker, signal.SIGKILL)
-        assert heard.wait(5)
+        assert heard.wait(programs.SOON)
         pmap.shutdown()
         assert errors == []
 
@@ -303,7 +292,7 @@ def together(*works):
     results = [None] * len(works)
 
     def run(number, work):
-        barrier.wait(10)
+        barrier.wait(programs.SOON)
         try:
             results[number] = work()
         except Exception as exc:  # noqa: BLE001  looked at by the test
@@ -313,7 +302,7 @@ def together(*works):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(15)
+        thread.join(programs.SOON)
     assert not any(thread.is_alive() for thread in threads)
     return results
 
@@ -394,8 +383,7 @@ class TestAMapInsideAMap:
         assert (pids[0] == worker) == (inner == "threads")
         left = [process for process in handles([worker, *pids]) if process.pid != os.getpid()]
         pmap.shutdown()
-        _, alive = psutil.wait_procs(left, timeout=3)
-        assert alive == []
+        assert programs.alive(left) == []
 
     @one
     def test_stays_in_its_worker_even_if_workers_would_pay(self, backend):
@@ -433,16 +421,17 @@ class Program:
     """A Python program in a session of its own, as in a terminal; it speaks through a pipe."""
 
     def __init__(self, folder, text, *arguments):
-        self.mark = uuid.uuid4().hex
+        self.family = programs.Family()
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         self._stderr = folder / "stderr"
         os.mkfifo(folder / "said")
         self._said = os.open(folder / "said", os.O_RDWR)  # both ends: opening waits for nobody
         self._heard = b""
+        self._begun, self._start_seconds = time.monotonic(), 0.0
         environment = {
             **os.environ,
-            MARK: self.mark,
+            **self.family.variables,
             "SAID": str(folder / "said"),
             "TMPDIR": str(self.temporary),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -461,13 +450,14 @@ class Program:
     def stderr(self):
         return self._stderr.read_text()
 
-    def hear(self, n_lines=1, within=15):
+    def hear(self, n_lines=1, within=programs.SOON):
         """The next lines that it, or a worker of it, says."""
         deadline = time.monotonic() + within
         while self._heard.count(b"\n") < n_lines:
             left = max(0, deadline - time.monotonic())
             assert select.select([self._said], [], [], left)[0], self.stderr
             self._heard += os.read(self._said, 4096)
+        self._start_seconds = self._start_seconds or time.monotonic() - self._begun
         *lines, self._heard = self._heard.split(b"\n", n_lines)
         return [line.decode() for line in lines]
 
@@ -476,31 +466,22 @@ class Program:
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
 
-    def end(self, within):
+    def allow(self, seconds):
+        """So many, or as many as it took to speak first: on a busy machine, nothing is quick."""
+        return max(seconds, self._start_seconds)
+
+    def end(self, within=programs.SOON):
         """Its status, when it ends."""
         try:
             return self.process.wait(within)
         except subprocess.TimeoutExpired:
             pytest.fail(f"it still runs after {within} seconds; {self.stderr}")
 
-    def family(self):
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark:
-                    yield process
-
-    def left(self, within=5):
-        """What still runs some seconds later."""
-        _, alive = psutil.wait_procs(list(self.family()), timeout=within)
-        return [" ".join(process.cmdline()) for process in alive]
-
     def files(self):
         return [path for path in self.temporary.rglob("*") if path.is_file()]
 
     def close(self):
-        for process in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        self.family.kill()
         self.process.stdin.close()
         self.process.wait()
         os.close(self._said)
@@ -543,15 +524,15 @@ class TestTheEndOfTheInterpreter:
         program = start(f"mapped(lambda part: part)\nsay('done')\n{ending}", backend)
         program.hear()
         begun = time.monotonic()
-        assert program.end(within=10) == status
-        assert time.monotonic() - begun < 4
+        assert program.end() == status
+        assert time.monotonic() - begun < program.allow(4)
         assert program.stderr == ""
-        assert program.left(2) == []
+        assert program.family.left() == []
         assert program.files() == []
 
     def test_by_an_exception_shows_that_one_alone(self, start):
         program = start("mapped(lambda part: part)\n1 / 0", "forkserver")
-        assert program.end(within=15) == 1
+        assert program.end() == 1
         assert program.stderr.count("Traceback") == 1
         assert program.stderr.endswith("ZeroDivisionError: division by zero\n")
 
@@ -572,8 +553,8 @@ sys.stdin.readline()
         program = start(text, need(backend))
         program.hear(2)
         program.tell()
-        assert program.end(within=3) == 0
-        assert program.left(2) == []
+        assert program.end(within=program.allow(3)) == 0
+        assert program.family.left() == []
         assert program.files() == []
         assert "Fatal" not in program.stderr
 
@@ -589,9 +570,9 @@ threading.Thread(target=late).start()
 """
         program = start(text, backend)
         assert program.hear() == ["240"]
-        assert program.end(within=5) == 0
+        assert program.end() == 0
         assert program.stderr == ""
-        assert program.left(2) == []
+        assert program.family.left() == []
 
     @pytest.mark.parametrize(
         "backend",
@@ -622,8 +603,8 @@ say(mapped(lambda part: part)["x"].sum())
         (said,) = program.hear()
         program.tell()
         assert program.hear() == ["120"]
-        assert program.end(within=5) == 0
-        assert program.left(2) == []
+        assert program.end() == 0
+        assert program.family.left() == []
         assert said.endswith(" True"), said
 
 
@@ -639,8 +620,8 @@ class TestTheCallersDeath:
         program = start("mapped(long)", need(backend))
         program.hear(2)
         program.process.send_signal(how)
-        assert program.end(within=5) == -how
-        assert program.left() == []
+        assert program.end() == -how
+        assert program.family.left() == []
         assert program.files() == []
 
     @pytest.mark.parametrize("backend", BACKENDS)
@@ -649,8 +630,8 @@ class TestTheCallersDeath:
         program = start(text, need(backend))
         program.hear()
         program.process.kill()
-        program.end(within=5)
-        assert program.left() == []
+        program.end()
+        assert program.family.left() == []
         assert program.files() == []
 
     @pytest.mark.xfail(strict=False, reason="what watches is a thread of Python, and needs the GIL")
@@ -667,8 +648,8 @@ mapped(astray)
         program = start(text, backend)
         program.hear(2)
         program.process.kill()
-        program.end(within=5)
-        assert program.left(2) == []
+        program.end()
+        assert program.family.left(within=2) == []
 
     @pytest.mark.parametrize("backend", ["forkserver", "loky"])
     def test_ends_the_workers_of_workers(self, start, backend):
@@ -680,8 +661,8 @@ mapped(nest)
         program = start(text, backend)
         program.hear(2)
         program.process.kill()
-        program.end(within=5)
-        assert program.left() == []
+        program.end()
+        assert program.family.left() == []
 
 
 THREADS_GO_ON = "threads at work can't be stopped, and keep the interpreter and the warm pool"
@@ -701,10 +682,10 @@ class TestCtrlC:
         program.hear(1 if backend == "serial" else 2)
         begun = time.monotonic()
         os.killpg(program.process.pid, signal.SIGINT)  # as a terminal does
-        assert program.end(within=4) == -signal.SIGINT
-        assert time.monotonic() - begun < 4
+        assert program.end(within=program.allow(4)) == -signal.SIGINT
+        assert time.monotonic() - begun < program.allow(4)
         assert program.stderr.rstrip().endswith("KeyboardInterrupt")
-        assert program.left(2) == []
+        assert program.family.left() == []
         assert program.files() == []
 
     def test_leaves_a_prompt_that_can_map_again(self, start, backend):
@@ -720,8 +701,8 @@ for _ in range(2):
         for _ in range(2):
             program.hear(1 if backend == "serial" else 2)
             os.kill(program.process.pid, signal.SIGINT)  # as a notebook does
-            assert program.hear(within=5) == ["interrupted"]
-            assert program.hear(within=5) == ["240"]
-        assert program.end(within=5) == 0
+            assert program.hear(within=program.allow(5)) == ["interrupted"]
+            assert program.hear(within=program.allow(5)) == ["240"]
+        assert program.end() == 0
         assert program.stderr == ""
-        assert program.left(2) == []
+        assert program.family.left() == []

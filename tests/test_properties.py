@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+import strategies
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from polars.testing.parametric import dataframes
 
 from pmap.testing import assert_equal_to_loop
 
@@ -16,12 +16,6 @@ BACKENDS = ["threads", "forkserver"]
 
 # Bytes from which a partition travels in shared memory.
 LARGE = 32 * 1024
-
-few = settings(
-    max_examples=20,
-    deadline=None,  # a worker's first task waits for its start
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
 
 splits = st.fixed_dictionaries({"n_partitions": st.integers(1, 15)}) | st.fixed_dictionaries(
     {"chunk_size": st.integers(1, 15)}
@@ -68,7 +62,7 @@ def has_width(dtype):
     return not is_empty and all(map(has_width, inside(dtype)))
 
 
-frames = dataframes(max_cols=5, max_size=12, excluded_dtypes=[pl.Object]).filter(
+frames = strategies.frames(max_cols=5, max_size=12, excluded_dtypes=[pl.Object]).filter(
     lambda frame: all(map(has_width, frame.dtypes))
 )
 
@@ -81,14 +75,14 @@ def enlarged(frame):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@few
+@strategies.few
 @given(frame=frames, split=splits, function=functions)
 def test_small_frames(backend, frame, split, function):
     assert_equal_to_loop(frame, function, backend=backend, n_jobs=2, **split)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@few
+@strategies.few
 @given(frame=frames, n_partitions=st.integers(1, 2), function=functions)
 def test_large_frames(backend, frame, n_partitions, function):
     assume(frame.height > 0)
@@ -97,14 +91,14 @@ def test_large_frames(backend, frame, n_partitions, function):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@few
+@strategies.few
 @given(frame=frames)
 def test_large_results_of_small_frames(backend, frame):
     assert_equal_to_loop(frame, enlarged, backend=backend, n_jobs=2, n_partitions=2)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@few
+@strategies.few
 @given(heights=st.lists(st.integers(0, 5), max_size=12), split=splits)
 def test_frames_without_columns(backend, heights, split):
     stream = [without_columns(height) for height in heights]
@@ -120,7 +114,7 @@ def without_columns(height):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rows", [20, 20_000])
-@few
+@strategies.few
 @given(descending=st.booleans(), nulls=st.integers(0, 3), split=st.integers(1, 3))
 def test_what_is_known_to_be_sorted(backend, rows, descending, nulls, split):
     frame = pl.DataFrame({"x": [None] * nulls + [*range(rows)], "y": [1] * (rows + nulls)})
@@ -130,7 +124,7 @@ def test_what_is_known_to_be_sorted(backend, rows, descending, nulls, split):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@few
+@strategies.few
 @given(frame=frames, cuts=st.lists(st.integers(0, 12), max_size=6).map(sorted))
 def test_streams(backend, frame, cuts):
     bounds = [0, *cuts, None]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 pytestmark = pytest.mark.once  # costly, and the same on every Python
@@ -26,8 +25,7 @@ def site(source):
     pytest.importorskip("hatchling", reason="acme-pmap is built by hatchling, not installed here")
     site = source.with_name("site")
     options = "--quiet --no-index --no-deps --no-build-isolation --disable-pip-version-check"
-    pip = [sys.executable, "-m", "pip", "install", *options.split(), "--target", site, source]
-    done = subprocess.run(pip, check=False, capture_output=True, text=True)
+    done = programs.run("-m", "pip", "install", *options.split(), "--target", site, source)
     assert done.returncode == 0, done.stderr
     return site
 
@@ -38,11 +36,8 @@ def run(site, source, tmp_path):
 
     def run(*arguments, with_client=True):
         path = [site, source / "client"] if with_client else [site]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-        command = [sys.executable, "-W", "error", *arguments]
-        return subprocess.run(
-            command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path
-        )
+        paths = os.pathsep.join(map(str, path))
+        return programs.run("-W", "error", *arguments, cwd=tmp_path, PYTHONPATH=paths)
 
     return run
 

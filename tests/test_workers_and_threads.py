@@ -6,17 +6,18 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import polars as pl
+import programs
 import pytest
+from installed import need
 
 import pmap
 from pmap import _plan, _resources
 from pmap.backend import THREAD_VARIABLES
-from pmap.errors import ArgumentError, ConfigError, MissingDependencyError
+from pmap.errors import ArgumentError, ConfigError
 
 pytestmark = pytest.mark.once  # costly, and the same on every Python
 
@@ -36,14 +37,7 @@ print(look("spawn"), look("forkserver"))
 
 def printed(code, *before, **variables):
     """What a fresh Python prints; `before` are words in front of its command."""
-    done = subprocess.run(
-        [*before, sys.executable, "-c", code],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    done = programs.run("-c", code, before=before, **variables)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()
 
@@ -124,8 +118,15 @@ def own_group(*limits):
 
 
 def remove(groups):
+    """As soon as the last process of each has really gone."""
+    patience = time.monotonic() + programs.SOON
     for folder in reversed(groups):
-        folder.rmdir()
+        while folder.exists():
+            try:
+                folder.rmdir()
+            except OSError:
+                assert time.monotonic() < patience
+                time.sleep(0.01)
 
 
 def enter(group):
@@ -423,11 +424,7 @@ def fresh(monkeypatch):
 @pytest.fixture(params=["spawn", "forkserver", "loky", "dask"])
 def starter(request):
     """Each backend that starts its workers itself."""
-    try:
-        pmap.get_backend(request.param)
-    except MissingDependencyError as exc:
-        pytest.skip(str(exc))
-    return request.param
+    return need(request.param)
 
 
 #: Where only the core has a part in it, one will do.
@@ -528,6 +525,7 @@ class TestThePlan:
         assert "1 usable CPU\n" in text
 
     def test_of_auto_says_why_it_stayed(self):
+        pmap.shutdown()  # with a warm pool, milliseconds that the caller is held up would tip it
         pmap.map_partitions(DF, lambda part: part)
         assert "auto stayed in the caller" in repr(pmap.last_report().plan)
 
