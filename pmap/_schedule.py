@@ -124,6 +124,7 @@ class Run:
         self._done: queue.SimpleQueue[Flight] = queue.SimpleQueue()
         self._breaks = 0
         self._exhausted = False
+        self._newest = -1  # index of what was read last
         self._failed = False
         self.fail_fast = options.on_error == "raise"
         self.head: int | None = None  #: index that an ordered consumer waits for
@@ -159,14 +160,16 @@ class Run:
         if self._exhausted or self._too_far_ahead():
             return None
         partition = next(self._partitions, None)
-        self._exhausted = partition is None
-        return None if partition is None else (partition, 0)
+        if partition is None:
+            self._exhausted = True
+            return None
+        self._newest = partition.index
+        return partition, 0
 
     def _too_far_ahead(self) -> bool:
         if self.head is None or not self._flights:
             return False
-        newest = max(flight.partition.index for flight in self._flights)
-        return newest - self.head >= _LOOKAHEAD * self._window
+        return self._newest - self.head >= _LOOKAHEAD * self._window
 
     def _submit(self, partition: Partition, attempt: int) -> None:
         flight = self._carrier.load(partition, attempt)

@@ -196,7 +196,7 @@ class _ProcessPool:
         with self._lock:
             item, worker.item = worker.item, None
             self._assign()
-            retire = worker.exhausted
+            retire = worker.exhausted and worker.item is None
         if item is not None:
             item.future.set_result(message)
         if retire:

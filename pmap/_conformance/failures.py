@@ -159,7 +159,7 @@ class Failures(Base):
     def test_timeout(self, gate: Gate) -> None:
         """A partition that runs too long is stopped; the others go on."""
         self._need_own_processes()
-        result = self._map(plain(), Wait(gate, 1), n_partitions=4, timeout=0.3, on_error="return")
+        result = self._map(plain(), Wait(gate, 1), n_partitions=4, timeout=2, on_error="return")
         assert_frame_equal(result, plain().filter(~pl.col("x").is_in([3, 4, 5])))
         report = pmap.last_report()
         assert report is not None

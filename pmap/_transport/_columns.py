@@ -158,7 +158,9 @@ def sorted_flags(frame: pl.DataFrame) -> Flags:
 
 
 def restore_flags(frame: pl.DataFrame, flags: Flags) -> pl.DataFrame:
-    """Say of the columns again that they are sorted."""
+    """Say of the columns again that they are sorted; of one row Polars loses which way."""
+    if frame.height <= 1:
+        return frame
     for index, descending in flags:
         frame.replace_column(index, frame.to_series(index).set_sorted(descending=descending))
     return frame
