@@ -24,7 +24,7 @@ from strategies import frames, many
 import pmap
 from pmap import _segment, _transport
 from pmap._partition import Partition
-from pmap._transport import _receive, _send
+from pmap._transport import _columns, _receive, _send
 
 ROADS = ["memory", "file"]
 ROWS = 200_000
@@ -78,11 +78,8 @@ def mapped(frame):
 
 
 def hands_over(frame):
-    try:
-        frame.to_arrow(compat_level=pl.CompatLevel.newest())
-    except pa.ArrowInvalid:
-        return False
-    return True
+    """Whether it travels by its buffers, and not as a stream."""
+    return _columns.to_trees(frame, lambda _: None).rest is None
 
 
 def rows_of(part):
@@ -142,10 +139,6 @@ def wait_until(true):
         assert time.monotonic() < deadline
         gc.collect()
         time.sleep(0.01)
-
-
-def nothing_is_left():
-    wait_until(lambda: (pmap.shutdown(), segments())[1] < 65_536)
 
 
 # Faithful -------------------------------------------------------------------------
@@ -445,23 +438,30 @@ def test_frames_that_a_function_keeps_never_change(road):
     assert all(pmap.iter_partitions(frame, keep, n_partitions=6))
 
 
-def test_memory_goes_when_the_frame_goes(road):
-    nothing_is_left()
-    result = pmap.map_partitions(large(), renewed, n_partitions=4)
+@pytest.mark.parametrize("transport", ROADS)
+def test_memory_goes_when_the_frame_goes_and_pages_are_used_again(transport):
+    done = programs.run("-c", MEMORY, cwd=Path(__file__).parent, PMAP_TRANSPORT=transport)
+    assert done.returncode == 0, done.stderr
+
+
+#: A program of its own, so that nothing else has segments.
+MEMORY = """
+import pmap
+from test_transport import large, renewed, segments, wait_until
+
+frame = large()
+with pmap.config(backend="spawn", n_jobs=2):
+    result = pmap.map_partitions(frame, renewed, n_partitions=4)
     part = result.slice(10, 20)
     assert segments() > result.estimated_size() / 3
     del result
     assert part.height == 20
     del part
-    nothing_is_left()
-
-
-def test_pages_are_used_again(workers):
-    nothing_is_left()
-    frame = large()
+    wait_until(lambda: (pmap.shutdown(), segments())[1] == 0)
     for _ in range(6):
         pmap.map_partitions(frame, renewed, n_partitions=4)
     assert segments() < 8 * frame.estimated_size()  # four in flight, both ways
+"""
 
 
 def test_a_segment_cut_short_or_replaced_is_an_error():
@@ -501,7 +501,7 @@ print(pmap.map_partitions(frame.head(5_000), lambda p: p, backend="spawn", n_job
 
 def test_too_little_memory_is_an_error_before_the_kernel_kills(workers, monkeypatch):
     monkeypatch.setattr(_segment, "available_memory", lambda: 1_000_000)
-    nothing_is_left()
+    pmap.shutdown()  # with all pages that are kept
     frame = pl.DataFrame({"x": np.arange(10_000_000)})
     with pytest.raises(pmap.errors.TransportError, match=r"1,000,000 are left.*transport='file'"):
         pmap.map_partitions(frame, same, n_partitions=2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import polars as pl
 
 from pmap._dtypes import is_mappable
-from pmap._transport._nodes import describe, rebuild
+from pmap._transport._nodes import describe, is_whole, rebuild
 from pmap._transport._parcel import Columns
 
 if TYPE_CHECKING:
@@ -74,13 +74,16 @@ def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
 
 
 def _to_arrow(frame: pl.DataFrame, columns: list[str]) -> Any:
+    """The columns as pyarrow's table; ``None`` if one of them can not be handed over."""
     import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
 
     part = frame if len(columns) == frame.width else frame.select(columns)
     try:
-        return part.to_arrow(compat_level=_NEWEST)
+        table = part.to_arrow(compat_level=_NEWEST)
     except pa.ArrowInvalid:
         return None  # older versions of Polars stumble over slices of structs
+    whole = all(is_whole(chunk) for column in table.columns for chunk in column.chunks)
+    return table if whole else None
 
 
 def assemble(

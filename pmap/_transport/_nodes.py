@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pmap._transport._parcel import Columns, Span
 
-__all__ = ["describe", "kind_of", "rebuild", "spans_of", "width_of"]
+__all__ = ["describe", "is_whole", "kind_of", "rebuild", "spans_of", "width_of"]
 
 #: Buffers of a node itself, where those of its children follow in ``array.buffers()``.
 _OWN = {"struct": 1, "fixed_size_list": 1, "large_list": 2}
@@ -66,6 +66,19 @@ def describe(array: Any, locate: Callable[[pa.Buffer], Span]) -> Node:
             for child in children
         )
     return Node(len(array), array.null_count, array.offset, spans, children)
+
+
+def is_whole(array: Any) -> bool:
+    """Whether arrays inside it reach as far as it says.
+
+    Polars 1.34 hands over slices of `Array` columns with the parent's offset but sliced values.
+    """
+    kind = kind_of(array.type)
+    if kind == "fixed_size_list":
+        needed = (array.offset + len(array)) * array.type.list_size
+        if len(array.values) < needed:
+            return False
+    return all(is_whole(child) for child in _children(array, kind))
 
 
 def spans_of(parcel: Columns) -> Iterator[Span]:
