@@ -464,6 +464,17 @@ with pmap.config(backend="spawn", n_jobs=2):
 """
 
 
+def test_named_files_serve_where_nothing_better_is_granted(workers, monkeypatch, tmp_path):
+    monkeypatch.setattr(_segment, "default_kind", lambda: "named")
+    monkeypatch.setattr(_segment, "_roomiest", lambda: str(tmp_path))
+    frame = large()
+    result = pmap.map_partitions(frame, renewed, n_partitions=4)
+    assert_frame_equal(result, frame)
+    assert list(tmp_path.glob("pmap-*/segment"))
+    del result
+    wait_until(lambda: (pmap.shutdown(), not list(tmp_path.iterdir()))[1])
+
+
 def test_a_segment_cut_short_or_replaced_is_an_error():
     segment = _segment.Segment()
     segment.write([(b"x" * 100_000, _segment.START)])
