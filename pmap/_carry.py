@@ -197,6 +197,7 @@ class RemoteCarrier:
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._lock = threading.Lock()
         self._n_flying = 0
+        self._reply_bytes = 0  # of the latest reply, which the next may resemble
         self._closing = False
 
     def _dump_job(self, *, owned: bool) -> JobRef:
@@ -211,7 +212,7 @@ class RemoteCarrier:
         data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         blob = _transport.Blob(data)
         if self._shared and len(data) > _transport.INLINE_BYTES:
-            self._job_segment = _pages.take(self._kind)
+            self._job_segment = _pages.take(self._kind, len(data))
             blob = _transport.put_blob(data, self._job_segment)
         return JobRef(hashlib.blake2b(data, digest_size=16).digest(), blob)
 
@@ -220,7 +221,7 @@ class RemoteCarrier:
         if partition.rows == 0:
             return self._load_empty(partition, attempt)
         parcel, lent = self._sender.parcel(partition)
-        reply = _pages.take(self._kind) if self._shared else None
+        reply = _pages.take(self._kind, self._reply_bytes) if self._shared else None
         place = self._board.take() if self._board is not None else None
         message = TaskMessage(
             job=self._job,
@@ -257,7 +258,7 @@ class RemoteCarrier:
         if flight.in_caller:
             return cast("Answer", flight.future.result())
         reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
-        flight.released = reply.released
+        flight.released, self._reply_bytes = reply.released, reply.stats.bytes_out
         _output.replay(reply.output)
         if reply.error is not None:
             return Answer(None, reply.error.rebuild(), reply.stats)

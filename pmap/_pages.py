@@ -36,6 +36,10 @@ class _Free(NamedTuple):
     since: float
 
 
+def _n_bytes(free: _Free) -> int:
+    return free.n_bytes
+
+
 class _Pages:
     """All segments of this process that nobody has taken."""
 
@@ -53,17 +57,21 @@ class _Pages:
         for _, forget in _others:
             forget()
 
-    def take(self, kind: str) -> Segment:
+    def take(self, kind: str, size: int) -> Segment:
+        """A segment of a kind, for `size` bytes about: the best that fits, or else the largest."""
+        with contextlib.suppress(queue.Empty):  # what went just now is the warmest
+            while True:
+                self._take_back(self._gone.get_nowait())
         with self._lock:
-            warmest = next(
-                (free for free in reversed(self._free) if free.segment.kind == kind), None
-            )
-            if warmest is not None:
-                self._free.remove(warmest)
-        if warmest is None:
+            known = [free for free in self._free if free.segment.kind == kind]
+            fitting = [free for free in known if free.n_bytes >= size]
+            best = min(fitting, key=_n_bytes) if fitting else max(known, key=_n_bytes, default=None)
+            if best is not None:
+                self._free.remove(best)
+        if best is None:
             return Segment(kind)
-        warmest.segment.renew()
-        return warmest.segment
+        best.segment.renew()
+        return best.segment
 
     def give_back(self, segment: Segment) -> None:
         n_bytes = segment.n_bytes

@@ -27,14 +27,18 @@ import os
 import shutil
 import struct
 import tempfile
+import threading
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmap._resources import available_memory
+from pmap._resources import available_memory, cpu_count
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+
+    #: To an address, from an address, so many bytes.
+    Move = tuple[int, int, int]
 
 __all__ = [
     "START",
@@ -56,6 +60,10 @@ _AT_ONCE = 1 << 30
 
 #: From this size on a mapping is worth its page tables. Bytes.
 _WORTH_MAPPING = 1024 * 1024
+#: From this size on several threads copy. Bytes.
+_WORTH_THREADS = 8 * 1024 * 1024
+#: Threads that copy at once; more do not fill the memory bus better.
+_MOST_THREADS = 2
 #: From this size on it is worth asking how much memory is left. Bytes.
 _WORTH_ASKING = 16 * 1024 * 1024
 
@@ -139,7 +147,7 @@ class Segment:
             raise no_room(exc, "make a shared memory segment") from exc
         self._pid = os.getpid()
         self._memory: mmap.mmap | None = None
-        self._writer = Writer() if self.kind == "memfd" else None
+        self._writer = Writer(min(_MOST_THREADS, cpu_count())) if self.kind == "memfd" else None
         self.reusable = True  #: as long as no worker may have mapped it
         self.lent = False  #: whether it has become frames of the user's
         self.renew()
@@ -226,6 +234,40 @@ def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
         raise no_room(exc, f"write {total:,} bytes") from exc
 
 
+def _copy(base: int, arrays: list[tuple[int, Any]], n_threads: int) -> None:
+    """Copy ctypes arrays to offsets from `base`, in several threads if they are large."""
+    moves = [(base + at, ctypes.addressof(array), len(array)) for at, array in arrays]
+    total = sum(size for *_, size in moves)
+    if n_threads == 1 or total < _WORTH_THREADS:
+        _move(moves)
+        return
+    threads: list[threading.Thread] = []
+    for _ in range(n_threads - 1):
+        part, moves = _split(moves, total // n_threads)
+        threads.append(threading.Thread(target=_move, args=(part,), name="pmap-copy"))
+        threads[-1].start()
+    _move(moves)
+    for thread in threads:
+        thread.join()
+
+
+def _split(moves: list[Move], size: int) -> tuple[list[Move], list[Move]]:
+    """The first `size` bytes of what is to be copied, and the rest."""
+    first: list[Move] = []
+    for number, (to, source, n) in enumerate(moves):
+        if n >= size:
+            rest = [(to + size, source + size, n - size), *moves[number + 1 :]]
+            return [*first, (to, source, size)], rest
+        first.append((to, source, n))
+        size -= n
+    return first, []
+
+
+def _move(moves: list[Move]) -> None:
+    for to, source, n in moves:
+        ctypes.memmove(to, source, n)  # other threads go on meanwhile
+
+
 def refuse_if_full(fd: int, size: int) -> None:
     """Raise before memory runs out: the kernel would rather kill a process than say so.
 
@@ -248,9 +290,15 @@ class Writer:
     """Writes again and again into a file in memory.
 
     Pages that are there are written through a mapping, twice as fast as by system calls.
+
+    Parameters
+    ----------
+    n_threads
+        That copy at once, where it is worth it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_threads: int = 1) -> None:
+        self._n_threads = n_threads
         self._n_written = 0
         self._memory: memoryview | None = None
         self._address = 0
@@ -265,11 +313,12 @@ class Writer:
             memory = mmap.mmap(fd, 0, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
             self._memory = memoryview(memory)
             self._address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        large: list[tuple[int, Any]] = [
+            (at, piece) for piece, at in pieces if isinstance(piece, ctypes.Array)
+        ]
+        _copy(self._address, large, self._n_threads)
         for piece, at in pieces:
-            if isinstance(piece, ctypes.Array):  # other threads go on meanwhile
-                data = cast("ctypes.Array[ctypes.c_char]", piece)
-                ctypes.memmove(self._address + at, data, len(data))
-            else:
+            if not isinstance(piece, ctypes.Array):
                 view = memoryview(piece).cast("B")
                 self._memory[at : at + view.nbytes] = view
 

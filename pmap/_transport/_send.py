@@ -160,19 +160,20 @@ class Sender:
         copier = lent.copier = Copier(HERE, len(places.places), places.read)
         copier.lay_out(trees)
         if copier.size > START:
-            segment = self._segment(lent)
+            segment = self._segment(lent, copier.size)
             segment.write(copier.pieces(), copier.size)
             places.places.append(segment.shared)
         rest = None if trees.rest is None else self._streamed(trees.rest, lent, copier.size)
         return trees.parcel(copier, places.places, rest)._replace(flags=self._flags)
 
-    def _segment(self, lent: Lent) -> Segment:
+    def _segment(self, lent: Lent, size: int) -> Segment:
         if lent.segment is None:
-            lent.segment = _pages.take(self._kind)
+            lent.segment = _pages.take(self._kind, size)
         return lent.segment
 
     def _streamed(self, frame: pl.DataFrame, lent: Lent, start: int, flags: Flags = ()) -> Streamed:
-        data, segment = to_stream(frame), self._segment(lent)
+        data = to_stream(frame)
+        segment = self._segment(lent, start + len(data))
         segment.write([(data, start)])
         return Streamed(segment.shared, start, len(data), flags)
 
@@ -185,7 +186,7 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     copier.lay_out(trees)
     if copier.size == START:
         return frame  # it lies in segments already
-    segment = _pages.take(kind)
+    segment = _pages.take(kind, copier.size)
     try:
         segment.write(copier.pieces(), copier.size)
         mapped = map_segment(segment, copier.size)

@@ -63,7 +63,7 @@ class _Shelf:
         kind: str,
         layout: tuple[tuple[int, int], ...],
     ) -> Shelved:
-        segment = _pages.take(kind)
+        segment = _pages.take(kind, size)
         try:
             segment.write(pieces, size)
         except BaseException:
