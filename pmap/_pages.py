@@ -137,7 +137,8 @@ class _Pages:
             self._free = [free for free in self._free if free.since > before]
         for free in old:
             free.segment.close()
-        return any(trim_others(rest) for trim_others, _ in _others)
+        left = [trim_others(rest) for trim_others, _ in _others]  # all of them are trimmed
+        return any(left)
 
 
 def _most_files() -> int:

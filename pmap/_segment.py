@@ -246,9 +246,11 @@ def _copy(base: int, arrays: list[tuple[int, Any]], n_threads: int) -> None:
         part, moves = _split(moves, total // n_threads)
         threads.append(threading.Thread(target=_move, args=(part,), name="pmap-copy"))
         threads[-1].start()
-    _move(moves)
-    for thread in threads:
-        thread.join()
+    try:
+        _move(moves)
+    finally:  # a Ctrl-C too: what is copied must stay until all is copied
+        for thread in threads:
+            thread.join()
 
 
 def _split(moves: list[Move], size: int) -> tuple[list[Move], list[Move]]:

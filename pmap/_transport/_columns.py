@@ -53,7 +53,6 @@ class Trees(NamedTuple):
             schema=self.table.schema.serialize().to_pybytes(),
             arrays=copier.arrays,
             places=tuple(places),
-            height=self.frame.height,
             n_bytes=copier.n_bytes + (0 if rest is None else rest.n_bytes),
             size=copier.size,
             names=None if rest is None else tuple(self.frame.columns),

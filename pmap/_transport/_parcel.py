@@ -111,8 +111,6 @@ class Columns(NamedTuple):
         Where the spans lie.
     rest
         The columns that Arrow arrays do not carry faithfully, as IPC stream bytes.
-    height
-        Rows.
     n_bytes
         What was or will be copied.
     size
@@ -122,7 +120,6 @@ class Columns(NamedTuple):
     schema: bytes
     arrays: tuple[tuple[Node, ...], ...]
     places: tuple[Place, ...]
-    height: int
     n_bytes: int
     size: int = 0
     names: tuple[str, ...] | None = None
