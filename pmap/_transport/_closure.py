@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from pmap._interrupts import deferred
 from pmap._segment import START, Shared, open_shared
 from pmap._size import estimate
 from pmap._transport import _shelf
@@ -97,8 +98,9 @@ class Closure:
         return Pickled(data, self._put(pieces, at), extents)
 
     def _put(self, pieces: list[tuple[Any, int]], size: int) -> Shared:
-        shelved = _shelf.put(pieces, size, self._kind or "")
-        self._shelved.append(shelved)
+        with deferred:
+            shelved = _shelf.put(pieces, size, self._kind or "")
+            self._shelved.append(shelved)
         return shelved.segment.shared
 
     def _reduce(self, data: pl.DataFrame | pl.Series) -> tuple[Callable[..., Any], Any] | None:

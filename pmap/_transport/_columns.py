@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import polars as pl
@@ -25,7 +25,6 @@ __all__ = [
     "assemble",
     "from_stream",
     "from_trees",
-    "nothing",
     "read_schema",
     "restore_flags",
     "sorted_flags",
@@ -130,18 +129,12 @@ def read_schema(message: bytes) -> Any:
     return pyarrow.ipc.read_schema(pa.py_buffer(message))
 
 
-@cache
-def nothing() -> pa.Buffer:
-    """A buffer of no bytes."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    return pa.py_buffer(b"")
-
-
 def to_stream(frame: pl.DataFrame) -> bytes:
     """A frame as Arrow IPC stream bytes, which carry every dtype."""
     buffer = io.BytesIO()
-    frame.write_ipc_stream(buffer)
+    # Of its own: Polars locks the frame while the buffer waits for the GIL, and a thread that has the
+    # GIL and wants to know the height of the same frame would wait for that lock, for ever.
+    frame.clone().write_ipc_stream(buffer)
     return buffer.getvalue()
 
 

@@ -17,23 +17,26 @@ import polars as pl
 from pmap._segment import START
 from pmap._transport._nodes import kind_of, width_of
 from pmap._transport._parcel import Node, Span
+from pmap._transport._views import VIEW, lowered_views, parts_used_by_views, used_by_views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import pyarrow as pa
 
     from pmap._transport._columns import Trees
+    from pmap._transport._views import Used
 
 __all__ = ["Copier", "Copy"]
 
 _ALIGNMENT = 64
-#: Bytes of a view, and of strings that a view holds itself.
-_VIEW, _SHORT = 16, 12
 #: Strings' own bytes below this are copied whole, looked at or not.
 _FEW_BYTES = 256 * 1024
 #: Bytes between two strings that are copied rather than left out.
 _GAP = 4096
+#: From this byte of their buffer on it is worth to rewrite the views of strings; Polars' own
+#: buffers are no longer, those of other libraries may be. Bytes.
+_FAR = 16 * 1024 * 1024
 
 
 class Copy(NamedTuple):
@@ -61,15 +64,18 @@ class Copier:
         Gives the bytes at a span, of any place.
     """
 
-    def __init__(self, place: int, target: int, read: Callable[[Span], bytes]) -> None:
+    def __init__(self, place: int, target: int, read: Callable[[Span], memoryview]) -> None:
         self._place = place
         self._target = target
         self._read = read
         self.arrays: tuple[tuple[Node, ...], ...] = ()
         self.size = START  #: where the target ends, holes included
         self.copies: list[Copy] = []
-        self.buffers: list[Copy] = []  #: whole, of which perhaps only parts are copied; by offset
-        self.literals: list[tuple[bytes, int]] = []  #: what is written instead of copied
+        self.buffers: list[Copy] = []  #: those that are copied whole, by offset
+        self._strings_at: dict[tuple[int, int], int] = {}  # their address, by offset and size
+        self.literals: list[
+            tuple[bytes | memoryview, int]
+        ] = []  #: what is written instead of copied
 
     @property
     def n_bytes(self) -> int:
@@ -91,6 +97,8 @@ class Copier:
 
     def origin(self, start: int, size: int) -> int | None:
         """The address in the source of bytes of the target; ``None`` if they were made for it."""
+        if (start, size) in self._strings_at:
+            return self._strings_at[start, size]
         at = bisect_right(self.buffers, start, key=_offset_of) - 1
         copy = self.buffers[max(at, 0)] if self.buffers else Copy(0, 0, 0)
         if copy.offset <= start and start + size <= copy.offset + copy.size:
@@ -119,9 +127,7 @@ class Copier:
             case "large_list":
                 new = self._list(node, of.value_type, first, new)
             case "view":
-                views = self._values(node.spans[1], base, n, _VIEW)
-                data = self._strings(node, first, length)
-                new = new._replace(spans=(validity, views, *data))
+                new = self._strings(node, first, length, new)
             case "dictionary":
                 keys = self._values(node.spans[1], base, n, width_of(of.index_type) // 8)
                 dictionary = self.node(cast("Node", node.dictionary), of.value_type)
@@ -159,17 +165,53 @@ class Copier:
         rows = self._rows(child, inner, child.offset + low, high - low)
         return new._replace(spans=(*new.spans, moved), children=(rows,))
 
-    def _strings(self, node: Node, first: int, length: int) -> Iterator[Span]:
-        """The data of views, where it lies: views say at which byte of which buffer."""
-        views, *buffers = (span for span in node.spans[1:] if span is not None)
+    def _strings(self, node: Node, first: int, length: int, new: Node) -> Node:
+        """Views, and of their data what they say: at which byte of which buffer it lies."""
+        _, views, *buffers = (cast("Span", span) for span in node.spans)
+        base, n = first - new.offset, new.offset + length
         ours = [span for span in buffers if span.place == self._place]
         if sum(span.size for span in ours) <= _FEW_BYTES:
-            yield from map(self._bytes, buffers)
-            return
-        used = _long_strings(self._read(_cut(views, first * _VIEW, length * _VIEW)))
-        for index, span in enumerate(buffers):
-            strings = used.get((index,))
-            yield self._parts(span, [] if strings is None else _extents(strings, span.size))
+            whole = map(self._bytes, buffers)
+            return new._replace(spans=(*new.spans, self._values(views, base, n, VIEW), *whole))
+        own = self._read(_cut(views, first * VIEW, length * VIEW))
+        used = used_by_views(own)
+        far = {index: part.low for index, part in used.items() if part.low > _FAR}
+        if far and views.place == self._place and len(ours) == len(buffers):
+            all_views = self._read(_cut(views, base * VIEW, n * VIEW))
+            moved: Span | None = self._literal(lowered_views(all_views, far))
+        else:
+            moved, far = self._values(views, base, n, VIEW), {}
+        data = [
+            self._data(span, used.get(index), far.get(index, 0), own, index)
+            for index, span in enumerate(buffers)
+        ]
+        return new._replace(spans=(*new.spans, moved, *data))
+
+    def _data(
+        self, span: Span, used: Used | None, lowered: int, views: memoryview, index: int
+    ) -> Span:
+        """What strings need of one buffer, of which views leave the first `lowered` bytes out.
+
+        The copy seems to begin where the buffer does, so that no room is left for what is not
+        copied: before the strings lies whatever else the target holds there, which no view names.
+        """
+        if span.place != self._place:
+            return span
+        if used is None:
+            return Span(self._target, START, 0)
+        if used.high > span.size:  # the view of a null may hold anything
+            return self._bytes(span) if not lowered else self._bytes(_cut(span, lowered, span.size))
+        is_dense = used.high - used.low <= 2 * used.n_bytes + _FEW_BYTES
+        parts = [(used.low, used.high)] if is_dense else parts_used_by_views(views, index, _GAP)
+        ahead = used.low - lowered
+        self.size = max(self.size, _aligned(START + ahead))
+        begin = self._reserve(used.high - used.low) - ahead
+        size = used.high - lowered
+        self._strings_at[begin, size] = span.start + lowered
+        self.copies += [
+            Copy(span.start + low, high - low, begin + low - lowered) for low, high in parts
+        ]
+        return Span(self._target, begin, size)
 
     # Bytes.
 
@@ -180,33 +222,34 @@ class Copier:
         return None if span is None else self._bytes(_cut(span, base * width, n * width))
 
     def _bytes(self, span: Span) -> Span:
-        return self._parts(span, [(0, span.size)])
-
-    def _parts(self, span: Span, extents: list[tuple[int, int]]) -> Span:
-        """Parts of a buffer, at their places in it; the rest is a hole."""
         if span.place != self._place:
             return span
-        at = self._reserve(span.size)
-        self.buffers.append(Copy(span.start, span.size, at))
-        self.copies += [Copy(span.start + lo, hi - lo, at + lo) for lo, hi in extents if hi > lo]
-        return Span(self._target, at, span.size)
+        copy = Copy(span.start, span.size, self._reserve(span.size))
+        self.buffers.append(copy)
+        if copy.size:
+            self.copies.append(copy)
+        return Span(self._target, copy.offset, copy.size)
 
-    def _literal(self, data: bytes) -> Span:
+    def _literal(self, data: bytes | memoryview) -> Span:
         at = self._reserve(len(data))
         self.literals.append((data, at))
         return Span(self._target, at, len(data))
 
     def _reserve(self, size: int) -> int:
         at = self.size
-        self.size += -(-size // _ALIGNMENT) * _ALIGNMENT
+        self.size += _aligned(size)
         return at
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _cut(span: Span, start: int, size: int) -> Span:
     return Span(span.place, span.start + start, max(0, min(size, span.size - start)))
 
 
-def _integers(data: bytes, dtype: pa.DataType) -> pl.Series:
+def _integers(data: memoryview, dtype: pa.DataType) -> pl.Series:
     import pyarrow as pa  # noqa: PLC0415
 
     array = pa.Array.from_buffers(
@@ -215,44 +258,8 @@ def _integers(data: bytes, dtype: pa.DataType) -> pl.Series:
     return cast("pl.Series", pl.from_arrow(array))
 
 
-def _lowered(offsets: bytes, by: int) -> bytes:
+def _lowered(offsets: memoryview, by: int) -> bytes:
     import pyarrow as pa  # noqa: PLC0415
 
     lowered = (_integers(offsets, pa.int64()) - by).clip(0)
     return cast("pa.Buffer", lowered.to_arrow().buffers()[1]).to_pybytes()
-
-
-def _long_strings(views: bytes) -> dict[tuple[Any, ...], pl.DataFrame]:
-    """For each buffer the strings in it, those that a view does not hold itself: size, start, end."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    words = _integers(views, pa.uint32())
-    frame = pl.DataFrame(
-        {
-            "size": words.gather_every(4),
-            "buffer": words.gather_every(4, 2),
-            "start": words.gather_every(4, 3).cast(pl.Int64),
-        }
-    )
-    long = frame.filter(pl.col("size") > _SHORT)
-    ends = long.with_columns(end=pl.col("start") + pl.col("size"))
-    return ends.partition_by("buffer", as_dict=True)
-
-
-def _extents(strings: pl.DataFrame, limit: int) -> list[tuple[int, int]]:
-    """The parts of a buffer that hold `strings`: one, unless much lies between them."""
-    low, high, used = strings.select(
-        low=pl.col("start").min(),
-        high=pl.col("end").max(),
-        used=pl.col("size").cast(pl.Int64).sum(),
-    ).row(0)
-    if high > limit:  # the view of a null may hold anything
-        return [(0, limit)]
-    if high - low <= 2 * used + _FEW_BYTES:
-        return [(low, high)]
-    parts = strings.sort("start").with_columns(reach=pl.col("end").cum_max())
-    begins = pl.col("start") > pl.col("reach").shift(1).fill_null(-_GAP) + _GAP
-    merged = parts.group_by(begins.cum_sum(), maintain_order=True).agg(
-        low=pl.col("start").first(), high=pl.col("reach").last()
-    )
-    return merged.select("low", "high").rows()

@@ -110,13 +110,25 @@ def rebuild(node: Node, dtype: pa.DataType, resolve: Callable[[Span], pa.Buffer]
         return cast("Any", pa).DictionaryArray.from_arrays(
             indices, values, ordered=of.ordered, safe=False
         )
-    buffers: list[Any] = [None if span is None else resolve(span) for span in node.spans]
+    buffers: list[Any] = [None if span is None else _found(span, resolve) for span in node.spans]
     types = _child_types(dtype, kind)
     children = [
         rebuild(child, inner, resolve) for child, inner in zip(node.children, types, strict=True)
     ]
     new: Any = pa.Array.from_buffers
     return new(dtype, node.length, buffers, node.null_count, node.offset, children or None)
+
+
+def _found(span: Span, resolve: Callable[[Span], pa.Buffer]) -> pa.Buffer:
+    return resolve(span) if span.size else nothing()  # which may lie in no place at all
+
+
+@cache
+def nothing() -> pa.Buffer:
+    """A buffer of no bytes."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.py_buffer(b"")
 
 
 def _child_types(dtype: Any, kind: str) -> list[pa.DataType]:

@@ -152,11 +152,15 @@ class Places:
                 return buffer.slice(start - span.start, size)
         return None
 
-    def read(self, span: Span) -> bytes:
-        """A copy of the bytes at a span of a buffer that was located."""
+    def read(self, span: Span) -> memoryview:
+        """The bytes at a span of a buffer that was located; not to be kept."""
         if span.place == self._here:
-            return ctypes.string_at(span.start, span.size)
-        found = self.find(self.places[span.place], span.start, span.size)
-        if found is None:
+            return memoryview((ctypes.c_char * span.size).from_address(span.start)).cast("B")
+        return memoryview(self.found(self.places[span.place], span))
+
+    def found(self, place: Place | int, span: Span) -> pa.Buffer:
+        """The bytes at a span of a place, which a buffer that was located holds."""
+        buffer = self.find(place, span.start, span.size)
+        if buffer is None:
             raise TransportError("bytes that no buffer holds")
-        return found.to_pybytes()
+        return buffer

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from pmap import _pages
 from pmap._dtypes import refuse_unsupported
+from pmap._interrupts import deferred
 from pmap._segment import START, Segment
 from pmap._transport._columns import (
     assemble,
     from_stream,
     from_trees,
-    nothing,
     restore_flags,
     sorted_flags,
     to_stream,
@@ -51,6 +51,9 @@ __all__ = ["Lent", "Sender", "atlas", "open_blob", "open_reply", "put_blob", "sh
 #: Frames from this size on may be mapped from a file: to find out takes a while. Bytes.
 _FILE_BYTES = 4 * 1024 * 1024
 
+#: Parts of a result that came with its partition stay in their segment, unless that is so many
+#: times as large.
+_FEW = 4
 #: Pages of a segment that may lie unused when it is kept. Bytes.
 _LOOSE_BYTES = 1024 * 1024
 
@@ -80,7 +83,7 @@ class Lent:
             place = parcel.places[span.place]
             if place != own or self.segment is None:
                 return self._find(place, span)
-            if self.copier is None or 2 * used < self.copier.n_bytes:
+            if self.copier is None or _FEW * used < self.copier.n_bytes:
                 return self._own(span)
             if not mapped:
                 mapped.append(map_segment(self.segment, self.copier.size))
@@ -89,10 +92,9 @@ class Lent:
         return resolve
 
     def _find(self, place: Place | int, span: Span) -> pa.Buffer:
-        found = None if self.places is None else self.places.find(place, span.start, span.size)
-        if found is None:
+        if self.places is None:
             raise TransportError("the result has parts that are not in its partition")
-        return found
+        return self.places.found(place, span)
 
     def _own(self, span: Span) -> pa.Buffer:
         origin = None if self.copier is None else self.copier.origin(span.start, span.size)
@@ -186,19 +188,19 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     copier.lay_out(trees)
     if copier.size == START:
         return frame  # it lies in segments already
-    segment = _pages.take(kind, copier.size)
-    try:
-        segment.write(copier.pieces(), copier.size)
-        mapped = map_segment(segment, copier.size)
-    except BaseException:
-        segment.close()
-        raise
+    with deferred:
+        segment = _pages.take(kind, copier.size)
+        try:
+            segment.write(copier.pieces(), copier.size)
+            mapped = map_segment(segment, copier.size)
+        except BaseException:
+            segment.close()
+            raise
 
     def resolve(span: Span) -> pa.Buffer:
         if span.place == len(places.places):
             return mapped.slice(span.start, span.size)
-        found = places.find(places.places[span.place], span.start, span.size)
-        return nothing() if found is None else found
+        return places.found(places.places[span.place], span)
 
     shared = from_trees(trees.table.schema, copier.arrays, resolve)
     if trees.rest is not None:
@@ -231,13 +233,13 @@ def open_reply(parcel: Parcel, segment: Segment | None, lent: Lent) -> pl.DataFr
         data = segment.read(parcel.start, parcel.size)
         return restore_flags(from_stream(data), parcel.flags)
     reply = segment.shared
-    mapped = map_segment(segment, parcel.size) if parcel.size > START else nothing()
+    mapped = map_segment(segment, parcel.size) if parcel.size > START else None
     resolve_sent = lent.open(parcel)
 
     def resolve(span: Span) -> pa.Buffer:
-        if parcel.places[span.place] != reply:
+        if mapped is None or parcel.places[span.place] != reply:
             return resolve_sent(span)
-        return mapped.slice(span.start, span.size) if span.size else nothing()
+        return mapped.slice(span.start, span.size)
 
     return assemble(parcel, resolve, lambda rest: open_reply(rest, segment, lent))
 
@@ -258,8 +260,10 @@ def map_segment(segment: Segment, size: int) -> pa.Buffer:
 
     if not _pages.may_lend():
         return pa.py_buffer(segment.read(0, size))
-    view = memoryview(segment.map(size))
-    buffer = pa.py_buffer(view)
-    _pages.lend(segment, view)
-    atlas.add(Region(buffer.address, buffer.size, segment.shared, 0, weakref.ref(view), segment))
+    with deferred:
+        view = memoryview(segment.map(size))
+        buffer = pa.py_buffer(view)
+        _pages.lend(segment, view)
+        owner = weakref.ref(view)
+        atlas.add(Region(buffer.address, buffer.size, segment.shared, 0, owner, segment))
     return buffer

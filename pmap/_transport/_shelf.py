@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pmap import _pages
+from pmap._interrupts import deferred
 
 if TYPE_CHECKING:
     from pmap._segment import Segment
@@ -63,26 +64,28 @@ class _Shelf:
         kind: str,
         layout: tuple[tuple[int, int], ...],
     ) -> Shelved:
-        segment = _pages.take(kind, size)
-        try:
-            segment.write(pieces, size)
-        except BaseException:
-            segment.close()
-            raise
-        shelved = Shelved(segment, layout)
-        with self._lock:
-            self._known.append(shelved)
-        _pages.watch()
+        with deferred:
+            segment = _pages.take(kind, size)
+            try:
+                segment.write(pieces, size)
+            except BaseException:
+                segment.close()
+                raise
+            shelved = Shelved(segment, layout)
+            with self._lock:
+                self._known.append(shelved)
+            _pages.watch()
         return shelved
 
     def trim(self, rest: float) -> bool:
         before = time.monotonic() - rest
-        with self._lock:
-            old = [s for s in self._known if s.users == 0 and s.since <= before]
-            self._known = [shelved for shelved in self._known if shelved not in old]
-            left = bool(self._known)
-        for shelved in old:
-            shelved.segment.close()
+        with deferred:
+            with self._lock:
+                old = [s for s in self._known if s.users == 0 and s.since <= before]
+                self._known = [shelved for shelved in self._known if shelved not in old]
+                left = bool(self._known)
+            for shelved in old:
+                shelved.segment.close()
         return left
 
 
