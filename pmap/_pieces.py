@@ -1,0 +1,65 @@
+"""Partitions that are run in pieces, because in one they took more memory than they may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pmap._gather import gather
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pmap._partition import Partition
+
+__all__ = ["Pieces"]
+
+
+@dataclass(slots=True)
+class _Whole:
+    """A partition that was split, and what its pieces gave so far, by their first row."""
+
+    partition: Partition
+    frames: dict[int, pl.DataFrame | None] = field(default_factory=dict[int, Any])
+    rows: int = 0
+    is_lost: bool = False
+
+
+class Pieces:
+    """All partitions of a call that were split.
+
+    A piece is a partition too, with the index of the whole and fewer rows.
+    """
+
+    def __init__(self) -> None:
+        self._wholes: dict[int, _Whole] = {}
+
+    def split(self, partition: Partition) -> tuple[Partition, Partition]:
+        """The halves of a partition, or of a piece of one."""
+        self._wholes.setdefault(partition.index, _Whole(partition))
+        half = partition.rows // 2
+        return (
+            replace(partition, rows=half),
+            replace(partition, start=partition.start + half, rows=partition.rows - half),
+        )
+
+    def add(self, piece: Partition, value: Any) -> tuple[Partition, Any] | None:
+        """The whole partition and its value; ``None`` as long as other pieces are missing."""
+        whole = self._wholes.get(piece.index)
+        if whole is None:
+            return piece, value
+        whole.frames[piece.start] = value
+        whole.rows += piece.rows
+        if whole.rows < whole.partition.rows:
+            return None
+        frames = [(piece.index, whole.frames[start]) for start in sorted(whole.frames)]
+        return whole.partition, gather(frames, None)
+
+    def lose(self, piece: Partition) -> None:
+        """It has failed for good: the other pieces do not matter any more."""
+        if piece.index in self._wholes:
+            self._wholes[piece.index].is_lost = True
+
+    def is_lost(self, piece: Partition) -> bool:
+        """Whether another piece of its partition has failed for good."""
+        return piece.index in self._wholes and self._wholes[piece.index].is_lost
