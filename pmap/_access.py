@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from pmap import _pools
+from pmap._interrupts import deferred
 from pmap._registry import adopt, get_backend
 from pmap.backend import Locality
 from pmap.errors import ArgumentError
@@ -26,7 +27,7 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     Raises
     ------
     ArgumentError
-        When `timeout` is asked of a backend that can not stop a partition.
+        When `timeout` or `memory_limit` is asked of a backend that can not stop a partition.
     """
     named = isinstance(target, str) and "://" not in target
     access = (
@@ -43,6 +44,11 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
             f"backend {access.name!r} can not stop a partition that runs too long: "
             "timeout= needs backend='forkserver', 'spawn' or 'loky'"
         )
+    if options.memory_limit is not None and not can_stop:
+        raise ArgumentError(
+            f"backend {access.name!r} can not stop a partition that takes too much memory: "
+            "memory_limit= needs backend='forkserver', 'spawn' or 'loky'"
+        )
     return access
 
 
@@ -58,7 +64,11 @@ class _Warm:
         self.backend: Backend = self._lease()
 
     def _lease(self) -> Backend:
-        return self._stack.enter_context(_pools.lease(self._factory, self.spec, self._idle_timeout))
+        _pools.prepare(self._factory, self.spec, self._idle_timeout)  # which may take a while
+        with deferred:
+            return self._stack.enter_context(
+                _pools.lease(self._factory, self.spec, self._idle_timeout)
+            )
 
     @property
     def is_lost(self) -> bool:

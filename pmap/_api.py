@@ -95,8 +95,8 @@ def map_partitions(  # noqa: PLR0913  the public face
         Extra attempts at a failed partition. [0]
     on_error
         When a partition has failed: ``"raise"`` at once; ``"skip"`` leaves its rows out and
-        warns; ``"return"`` leaves them out, the errors are in ``last_report().failures``.
-        ["raise"]
+        warns; ``"return"`` leaves them out, the errors are in ``last_report().failures``,
+        and ``last_report().raise_failures()`` raises them together. ["raise"]
     progress
         ``True`` for a bar, or a callable that takes the counts as they change. [no]
     **unknown
@@ -152,7 +152,11 @@ def map_partitions(  # noqa: PLR0913  the public face
         frame, function, by, options, want_frame=True, explicit_backend=backend is not UNSET
     )
     with contextlib.closing(call.outcomes(ordered=False)) as outcomes:
-        results = [(outcome.partition.index, outcome.value) for outcome in outcomes]
+        results = [
+            (outcome.partition.index, outcome.value)
+            for outcome in outcomes
+            if outcome.error is None
+        ]
     if options.maintain_order:
         results.sort(key=_index)
     return gather(results, declared)
@@ -188,7 +192,8 @@ def iter_partitions(  # noqa: PLR0913  the public face
     maintain_order
         Results in the order of the partitions, or as they are completed. [True]
     on_error
-        As in `map_partitions`; a partition that failed is left out of the iteration.
+        As in `map_partitions`; ``"skip"`` leaves a partition that failed out of the iteration,
+        ``"return"`` gives its error in the place of its result.
     **unknown
         Nothing: an argument that does not exist raises `TypeError` with the one that was meant.
 
@@ -233,6 +238,8 @@ def _values(call: Call, options: Options) -> Generator[Any]:
         for outcome in outcomes:
             if outcome.error is None:
                 yield outcome.value
+            elif options.on_error == "return":
+                yield outcome.error
 
 
 _MAP_ARGUMENTS = tuple(inspect.signature(map_partitions).parameters)

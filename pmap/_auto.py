@@ -6,6 +6,7 @@ is never called more often than the job needs, and a small job never waits for a
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from pmap import _pools
@@ -27,6 +28,11 @@ _COLD_SECONDS = 0.5
 _WARM_SECONDS = 0.005
 #: Speed of frames to workers and back. Bytes per second.
 _BYTES_PER_SECOND = 500e6
+
+
+def _is_frozen() -> bool:
+    """Whether this program was made into an executable, as by PyInstaller."""
+    return bool(getattr(sys, "frozen", False))
 
 
 class Judge:
@@ -52,11 +58,12 @@ class Judge:
         self.pays = False
 
     def note(self, outcome: Outcome) -> None:
-        """Take a partition's time into account."""
+        """Take a partition's time into account, unless it was read from a checkpoint."""
+        if outcome.stats is None:
+            return
         self.n_done += 1
         self._rows += outcome.partition.rows
-        if outcome.stats is not None:
-            self._seconds += outcome.stats.function_seconds
+        self._seconds += outcome.stats.function_seconds
 
     def gate(self, partitions: Iterator[Partition]) -> Iterator[Partition]:
         """The partitions that the caller runs itself."""
@@ -68,7 +75,7 @@ class Judge:
             yield partition
 
     def _decide(self) -> bool:
-        if self.n_done > 0 and self._spec.n_workers > 1:
+        if self.n_done > 0 and self._spec.n_workers > 1 and not _is_frozen():
             self.pays = self._saved() > self._cost()
         return self.pays
 
@@ -90,6 +97,8 @@ class Judge:
     def reason(self) -> str:
         """The decision in a sentence, with its figures."""
         done = f"{self.n_done} partition{'' if self.n_done == 1 else 's'} took {self._seconds:.3f} s in the caller"
+        if not self.pays and _is_frozen():
+            return f"backend: auto stayed in the caller: {done}; a frozen program has no Python for workers"
         if not self.pays:
             return (
                 f"backend: auto stayed in the caller: {done}; starting workers would not have paid"

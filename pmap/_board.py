@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmap._segment import START, Segment, Shared, map_shared
-from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     import mmap
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Entry", "Place"]
 
 _ENTRY = struct.Struct("dq")  # started (monotonic seconds, one clock for the machine), pid
-_CANCELLED = -1
+#: In the place of a pid: nobody waits for the task; it is over.
+_CANCELLED, _DONE = -1, -2
 
 
 class Place(NamedTuple):
@@ -66,6 +66,11 @@ class Board:
         entry = Entry(*_ENTRY.unpack_from(self._memory, _offset(place.slot)))
         return entry if entry.pid > 0 else None
 
+    def has_started(self, place: Place) -> bool:
+        """Whether a worker has begun with the task, at work on it or not."""
+        entry = Entry(*_ENTRY.unpack_from(self._memory, _offset(place.slot)))
+        return entry.pid > 0 or entry.pid == _DONE
+
     def cancel(self, place: Place) -> Entry | None:
         """A worker that has not started on the task will not; who runs it, if one has."""
         entry = self.read(place)
@@ -86,27 +91,26 @@ class _Mapped:
         self._board: Shared | None = None
         self._memory: mmap.mmap | None = None
 
-    def open(self, place: Place) -> mmap.mmap | None:
-        """The table; ``None`` if it is gone, and another segment may be in its place."""
-        if self._board != place.board:
-            self._memory, self._board = _open(place.board), place.board
+    def open(self, place: Place) -> mmap.mmap:
+        """The table."""
+        if self._memory is None or self._board != place.board:
+            self._memory, self._board = map_shared(place.board, writable=True), place.board
         return self._memory
-
-
-def _open(board: Shared) -> mmap.mmap | None:
-    try:
-        return map_shared(board, writable=True)
-    except TransportError:
-        return None
 
 
 _mapped = _Mapped()
 
 
 def mark_running(place: Place, pid: int) -> bool:
-    """Worker's side: start on the task; ``False`` if nobody waits for it any more."""
+    """Worker's side: start on the task; ``False`` if nobody waits for it any more.
+
+    Raises
+    ------
+    TransportError
+        When the table is gone, or can not be opened here.
+    """
     memory = _mapped.open(place)
-    if memory is None or _ENTRY.unpack_from(memory, _offset(place.slot))[1] == _CANCELLED:
+    if _ENTRY.unpack_from(memory, _offset(place.slot))[1] == _CANCELLED:
         return False
     _ENTRY.pack_into(memory, _offset(place.slot), time.monotonic(), pid)
     return True
@@ -114,6 +118,4 @@ def mark_running(place: Place, pid: int) -> bool:
 
 def mark_done(place: Place) -> None:
     """Worker's side: the task is over."""
-    memory = _mapped.open(place)
-    if memory is not None:
-        _ENTRY.pack_into(memory, _offset(place.slot), 0.0, 0)
+    _ENTRY.pack_into(_mapped.open(place), _offset(place.slot), 0.0, _DONE)

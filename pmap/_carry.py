@@ -6,7 +6,6 @@ goes, with the data by reference where memory is shared.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import pickle
@@ -19,8 +18,9 @@ from pmap import _output, _pages, _transport
 from pmap._board import Board
 from pmap._context import PartitionInfo
 from pmap._function import dump_function, instantiate
+from pmap._interrupts import deferred
 from pmap._segment import kind_for
-from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage
+from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage, digest_of, note
 from pmap._worker import apply
 from pmap.backend import Locality, Task, execute
 from pmap.errors import FunctionExitError
@@ -54,7 +54,9 @@ class Flight:
         "future",
         "in_caller",
         "lent",
+        "over_limit",
         "partition",
+        "peak_memory",
         "place",
         "released",
         "reply",
@@ -74,11 +76,23 @@ class Flight:
         self.reply: Segment | None = None
         self.place: Place | None = None
         self.timed_out = False
+        #: Of its worker, in bytes, as far as somebody looked.
+        self.peak_memory = 0
+        self.over_limit = 0  #: what it held of its own when that was too much
         self.future: Future[Any]
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether its own worker was killed, and because of it."""
+        return self.timed_out or self.over_limit > 0
 
 
 class Carrier(Protocol):
     """Makes tasks of partitions, and answers of what the tasks return."""
+
+    def open(self) -> None:
+        """Make what all flights share; to be closed even if that fails half-way."""
+        ...
 
     def load(self, partition: Partition, attempt: int) -> Flight:
         """A flight, ready to be submitted."""
@@ -90,6 +104,10 @@ class Carrier(Protocol):
 
     def running(self, flight: Flight) -> Entry | None:
         """Who runs it and since when, if that is known."""
+        ...
+
+    def has_started(self, flight: Flight) -> bool:
+        """Whether a worker has begun with it; also where that can't be told."""
         ...
 
     def abandon(self, flight: Flight) -> Entry | None:
@@ -120,6 +138,9 @@ class LocalCarrier:
     def __init__(self, call: CallSpec) -> None:
         self._call = call
         self._of_thread = threading.local()
+
+    def open(self) -> None:
+        """Flights share nothing."""
 
     def load(self, partition: Partition, attempt: int) -> Flight:
         """A task that calls the function on a slice."""
@@ -170,6 +191,10 @@ class LocalCarrier:
 
     abandon = running
 
+    def has_started(self, flight: Flight) -> bool:  # noqa: ARG002  as the protocol has it
+        """Threads can not be told apart from outside."""
+        return True
+
     def land(self, flight: Flight) -> None:
         """Nothing was held."""
 
@@ -185,20 +210,23 @@ class RemoteCarrier:
         self._shared = locality is Locality.MACHINE
         self._owned = owned
         self._kind = kind_for(call.options.transport)
+        self._n_slots = n_slots
+        self._job: JobRef
         self._job_segment: Segment | None = None
+        self._board: Board | None = None
         self._closure = _transport.Closure(self._kind if self._shared else None)
-        try:
-            self._job = self._dump_job(owned=owned)
-        except BaseException:
-            self._closure.close()
-            raise
         self._sender = _transport.Sender(shared=self._shared, kind=self._kind)
-        self._board = Board(n_slots) if self._shared else None
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble
         self._closing = False
+
+    def open(self) -> None:
+        """Pickle the function, and lay out the board."""
+        self._job = self._dump_job(owned=self._owned)
+        with deferred:
+            self._board = Board(self._n_slots) if self._shared else None
 
     def _dump_job(self, *, owned: bool) -> JobRef:
         """The function, pickled once; large ones travel once, in a segment."""
@@ -206,45 +234,55 @@ class RemoteCarrier:
         job = Job(
             dump_function(self._call.function, self._closure.dump),
             None if initializer is None else dump_function(initializer, self._closure.dump),
-            tuple(map(str, sys.path)),
+            tuple(map(str, sys.path)) if owned else (),
             _working_folder() if owned else None,
         )
         data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
         blob = _transport.Blob(data)
         if self._shared and len(data) > _transport.INLINE_BYTES:
-            self._job_segment = _pages.take(self._kind, len(data))
+            with deferred:
+                self._job_segment = _pages.take(self._kind, len(data))
             blob = _transport.put_blob(data, self._job_segment)
-        return JobRef(hashlib.blake2b(data, digest_size=16).digest(), blob)
+        return JobRef(digest_of(data), blob)
 
     def load(self, partition: Partition, attempt: int) -> Flight:
         """A task whose payload is a message of a few kilobytes at most."""
         if partition.rows == 0:
             return self._load_empty(partition, attempt)
-        parcel, lent = self._sender.parcel(partition)
-        reply = _pages.take(self._kind, self._reply_bytes) if self._shared else None
-        place = self._board.take() if self._board is not None else None
+        flight = Flight(partition, attempt, Task(execute, b""))
+        with self._lock:
+            self._n_flying += 1
+        try:
+            self._fuel(flight)
+        except BaseException:
+            flight.released = True  # no worker has seen it
+            self.land(flight)
+            raise
+        return flight
+
+    def _fuel(self, flight: Flight) -> None:
+        """Give a flight its task, and what that needs."""
+        partition = flight.partition
+        parcel, flight.lent = self._sender.parcel(partition)
+        if self._shared:
+            flight.reply = _pages.take(self._kind, self._reply_bytes)
+        if self._board is not None:
+            flight.place = self._board.take()
         message = TaskMessage(
             job=self._job,
             parcel=parcel,
             number=partition.index,
             n_partitions=self._call.n_partitions,
-            attempt=attempt,
+            attempt=flight.attempt,
             rows=partition.rows,
             seed=self._call.options.seed,
             want_frame=self._call.want_frame,
-            reply=None if reply is None else reply.shared,
-            place=place,
+            reply=None if flight.reply is None else flight.reply.shared,
+            place=flight.place,
             exclusive=self._shared or self._owned,
             log_level=self._log_level,
         )
-        flight = Flight(
-            partition, attempt, Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
-        )
-        flight.lent, flight.reply = lent, reply
-        flight.place = place
-        with self._lock:
-            self._n_flying += 1
-        return flight
+        flight.task = Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
     def _load_empty(self, partition: Partition, attempt: int) -> Flight:
         """An empty frame of a stream is never sent: many functions fail on it, or lose dtypes."""
@@ -265,7 +303,7 @@ class RemoteCarrier:
         try:
             return Answer(_value(reply, flight), None, reply.stats)
         except Exception as exc:  # noqa: BLE001  a result's own unpickling may raise anything
-            exc.add_note("pmap: raised in the caller while opening the result")
+            note(exc, "pmap: raised in the caller while opening the result")
             return Answer(None, exc, reply.stats)
 
     def running(self, flight: Flight) -> Entry | None:
@@ -273,6 +311,12 @@ class RemoteCarrier:
         if self._board is None or flight.place is None:
             return None
         return self._board.read(flight.place)
+
+    def has_started(self, flight: Flight) -> bool:
+        """As its worker wrote on the board."""
+        if self._board is None or flight.place is None:
+            return True
+        return self._board.has_started(flight.place)
 
     def abandon(self, flight: Flight) -> Entry | None:
         """Write on the board that nobody waits for it."""

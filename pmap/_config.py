@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pmap.errors import ArgumentError, ConfigError
 
@@ -54,6 +55,17 @@ class Options:
     transport
         What large frames lie in on their way to workers on this machine: ``"memory"``, or
         ``"file"`` for temporary files, when memory is short.
+    memory_limit
+        Memory of its own that a worker may hold: bytes, or text such as ``"2 GB"``. One that
+        takes more is stopped, and its partition fails or, with `partition_wise`, is split.
+    partition_wise
+        Whether the function gives the same for the parts of a partition as for the whole.
+    bisect
+        Narrow a partition that fails to the smallest run of rows that does.
+    checkpoint
+        A folder in which each finished partition is kept, so that the same call, run again
+        after whatever ended it, goes on where it was. One folder for one call; made if it is
+        not there. The function must return frames or None. A map inside a map keeps nothing.
     """
 
     backend: Any = "auto"
@@ -72,8 +84,16 @@ class Options:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     idle_timeout: float = 60.0
     transport: str = "memory"
+    memory_limit: Any = None
+    partition_wise: bool = False
+    bisect: bool = False
+    checkpoint: Any = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.memory_limit, str):
+            object.__setattr__(self, "memory_limit", parse_bytes(self.memory_limit))
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", _folder(self.checkpoint))
         self._check_counts()
         if self.n_partitions is not None and self.chunk_size is not None:
             raise ArgumentError("give n_partitions= or chunk_size=, not both")
@@ -114,9 +134,11 @@ _LEAST: dict[str, int | None] = {
     "timeout": 0,
     "idle_timeout": 0,
     "seed": 0,
+    "memory_limit": 0,
 }
-_POSITIVE = {"timeout", "idle_timeout"}
-_WHOLE = set(_LEAST) - _POSITIVE
+_POSITIVE = {"timeout", "idle_timeout", "memory_limit"}
+_WHOLE = set(_LEAST) - {"timeout", "idle_timeout"}
+_SWITCHES = {"maintain_order", "partition_wise", "bisect"}
 _NAMES = tuple(field.name for field in dataclasses.fields(Options))
 _PREFIX = "PMAP_"
 
@@ -154,8 +176,10 @@ def _parse(variable: str, name: str, text: str) -> Any:
     words = {"none": None, "": None}
     switches = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     try:
-        if name in {"maintain_order", "progress"}:
+        if name in {*_SWITCHES, "progress"}:
             return switches[text.lower()]
+        if name == "memory_limit":
+            return parse_bytes(text)
         if name in _LEAST:
             return (
                 words[text.lower()]
@@ -166,7 +190,31 @@ def _parse(variable: str, name: str, text: str) -> Any:
         raise ConfigError(f"{variable}={text!r} can not be read as a value of {name}") from None
     if name in {"backend", "on_error", "transport"}:
         return text
+    if name == "checkpoint":
+        return text or None
     raise ConfigError(f"{variable}: {name} can be set in Python only, with pmap.config({name}=...)")
+
+
+_DECIMAL = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS = {**_DECIMAL, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes from text such as ``"2 GB"`` or ``"512MiB"``."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    unit = _UNITS.get(found[2].lower()) if found else None
+    if found is None or unit is None:
+        raise ArgumentError(f"{text!r} is no amount of memory: give bytes, or text such as '2 GB'")
+    return int(float(found[1]) * unit)
+
+
+def _folder(path: object) -> str:
+    """A path as text."""
+    is_path = isinstance(path, str | os.PathLike)
+    text = os.fspath(cast("str | os.PathLike[str]", path)) if is_path else b""
+    if not isinstance(text, str) or not text:
+        raise ArgumentError(f"checkpoint={path!r}: give the path of a folder")
+    return text
 
 
 def resolve(**given: Any) -> Options:
@@ -192,7 +240,10 @@ class _Config:
         ``n_partitions``, ``chunk_size``, ``maintain_order``, ``timeout``, ``retries``,
         ``on_error``, ``progress``), and what is rarely set: ``inner_max_num_threads``,
         ``max_tasks_per_child``, ``initializer``, ``seed``, ``retry_on``, ``idle_timeout``
-        (seconds), ``transport`` (``"memory"`` or ``"file"``). Each can be set as an environment variable too: ``PMAP_N_JOBS=2``.
+        (seconds), ``transport`` (``"memory"`` or ``"file"``), ``memory_limit`` (of one worker:
+        bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``checkpoint``
+        (a folder that keeps what is finished, so that a job that was killed goes on). Each can be set as an environment
+        variable too: ``PMAP_N_JOBS=2``.
 
     Raises
     ------

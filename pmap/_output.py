@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
 
 __all__ = ["Recorder", "replay"]
 
@@ -73,12 +73,16 @@ class _Handler(logging.Handler):
 
 
 class Recorder:
-    """Keeps what one partition prints and logs."""
+    """Keeps what one partition prints and logs, inside its block.
+
+    Not by a generator, which as a context manager fails on frozen exceptions of the user's.
+    """
 
     def __init__(self, log_level: int) -> None:
         self._events: list[Event] = []
         self._room = _MAX_KEPT
         self._log_level = log_level
+        self._end = contextlib.ExitStack()
 
     def keep(self, kind: str, what: object, size: int) -> bool:
         """Keep one event; ``False`` if there is no room."""
@@ -88,24 +92,19 @@ class Recorder:
         self._events.append((kind, what))
         return True
 
-    @contextlib.contextmanager
-    def recording(self) -> Generator[None]:
-        """Record inside the block."""
+    def __enter__(self) -> None:
         root, handler = logging.getLogger(), _Handler(self)
         level = root.level
         root.addHandler(handler)
+        self._end.callback(root.removeHandler, handler)
         if level != self._log_level:  # setting it empties the caches of all loggers
             root.setLevel(self._log_level)
-        try:
-            with (
-                contextlib.redirect_stdout(_Stream(self, "stdout")),
-                contextlib.redirect_stderr(_Stream(self, "stderr")),
-            ):
-                yield
-        finally:
-            root.removeHandler(handler)
-            if level != self._log_level:
-                root.setLevel(level)
+            self._end.callback(root.setLevel, level)
+        self._end.enter_context(contextlib.redirect_stdout(_Stream(self, "stdout")))
+        self._end.enter_context(contextlib.redirect_stderr(_Stream(self, "stderr")))
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
 
     def events(self) -> tuple[Event, ...]:
         """What was kept, in order."""

@@ -16,6 +16,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pmap._background import start_helper
+from pmap._interrupts import deferred
 from pmap._resources import available_memory, open_files_limit
 from pmap._segment import Segment
 
@@ -109,8 +111,7 @@ class _Pages:
 
     def _watch(self) -> None:
         if self._keeper is None:
-            self._keeper = threading.Thread(target=self._keep, name="pmap-pages", daemon=True)
-            self._keeper.start()
+            self._keeper = start_helper("pmap-pages", self._keep)
 
     def _keep(self) -> None:
         while True:
@@ -132,11 +133,12 @@ class _Pages:
     def trim(self, rest: float) -> bool:
         """Close what has rested so many seconds; whether others still keep something."""
         before = time.monotonic() - rest
-        with self._lock:
-            old = [free for free in self._free if free.since <= before]
-            self._free = [free for free in self._free if free.since > before]
-        for free in old:
-            free.segment.close()
+        with deferred:
+            with self._lock:
+                old = [free for free in self._free if free.since <= before]
+                self._free = [free for free in self._free if free.since > before]
+            for free in old:
+                free.segment.close()
         left = [trim_others(rest) for trim_others, _ in _others]  # all of them are trimmed
         return any(left)
 

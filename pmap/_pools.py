@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import time
@@ -12,16 +11,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pmap import _pages
+from pmap._background import start_helper
 from pmap._context import depth
+from pmap._interrupts import deferred
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from pmap.backend import Backend, BackendFactory, WorkerSpec
 
     Key = tuple[BackendFactory, WorkerSpec, int]
 
-__all__ = ["discard", "is_warm", "lease", "shutdown"]
+__all__ = ["discard", "is_warm", "lease", "prepare", "shutdown"]
 
 
 @dataclass(eq=False)
@@ -50,14 +51,21 @@ class _Pools:
 
     def take(self, key: Key, idle_timeout: float) -> Backend:
         with self._lock:
-            pool = self._pools.get(key)
-            if pool is None:
-                factory, spec, _ = key
-                pool = self._pools[key] = _Pool(factory(spec), idle_timeout)
-                self._watch()
+            pool = self._get(key, idle_timeout)
             pool.users += 1
             pool.idle_timeout = idle_timeout
             return pool.backend
+
+    def prepare(self, key: Key, idle_timeout: float) -> None:
+        with self._lock:
+            self._get(key, idle_timeout)
+
+    def _get(self, key: Key, idle_timeout: float) -> _Pool:
+        if key not in self._pools:
+            factory, spec, _ = key
+            self._pools[key] = _Pool(factory(spec), idle_timeout)
+            self._watch()
+        return self._pools[key]
 
     def give_back(self, key: Key, backend: Backend) -> None:
         with self._lock:
@@ -71,16 +79,16 @@ class _Pools:
 
     def remove(self, wanted: Callable[[_Pool], bool]) -> None:
         """Close the pools that are `wanted`, outside the lock."""
-        with self._lock:
-            keys = [key for key, pool in self._pools.items() if wanted(pool)]
-            gone = [self._pools.pop(key) for key in keys]
-        for pool in gone:
-            pool.backend.close()
+        with deferred:
+            with self._lock:
+                keys = [key for key, pool in self._pools.items() if wanted(pool)]
+                gone = [self._pools.pop(key) for key in keys]
+            for pool in gone:
+                pool.backend.close()
 
     def _watch(self) -> None:
         if self._reaper is None:
-            self._reaper = threading.Thread(target=self._reap, name="pmap-idle", daemon=True)
-            self._reaper.start()
+            self._reaper = start_helper("pmap-idle", self._reap)
 
     def _reap(self) -> None:
         while True:
@@ -98,15 +106,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.forget)
 
 
-@contextlib.contextmanager
-def lease(factory: BackendFactory, spec: WorkerSpec, idle_timeout: float) -> Generator[Backend]:
+def prepare(factory: BackendFactory, spec: WorkerSpec, idle_timeout: float) -> None:
+    """Have a warm pool there for a lease."""
+    _pools.prepare((factory, spec, depth.get()), idle_timeout)
+
+
+class lease:  # noqa: N801  a context manager; one made of a generator fails on frozen exceptions
     """A warm pool, made if there is none, for the time of the block."""
-    key = (factory, spec, depth.get())
-    backend = _pools.take(key, idle_timeout)
-    try:
-        yield backend
-    finally:
-        _pools.give_back(key, backend)
+
+    def __init__(self, factory: BackendFactory, spec: WorkerSpec, idle_timeout: float) -> None:
+        self._key = (factory, spec, depth.get())
+        self._backend = _pools.take(self._key, idle_timeout)
+
+    def __enter__(self) -> Backend:
+        return self._backend
+
+    def __exit__(self, *_: object) -> None:
+        _pools.give_back(self._key, self._backend)
 
 
 _condemned: weakref.WeakSet[Backend] = weakref.WeakSet()

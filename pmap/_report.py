@@ -72,6 +72,22 @@ class Report:
         """The call is over."""
         self.seconds = time.perf_counter() - self._begun
 
+    def raise_failures(self) -> None:
+        """Raise all that failed as one `ExceptionGroup`, if anything did.
+
+        After a call with ``on_error="return"`` or ``"skip"``: its result can be used, or
+        saved, before the failures are dealt with by ``except*``. Each of them has its
+        partition in hand, see `pmap.errors.failed_partition`.
+
+        Raises
+        ------
+        ExceptionGroup
+            `BaseExceptionGroup` if an error is no `Exception`, such as a panic of Polars.
+        """
+        if self.failures:
+            n = len(self.failures)
+            raise BaseExceptionGroup(f"{n} partition{'' if n == 1 else 's'} failed", self.failures)
+
     @property
     def timings(self) -> pl.DataFrame:
         """A row for each attempt, in the order of partitions.

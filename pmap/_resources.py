@@ -9,14 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 import os
 import time
 from functools import cache, lru_cache
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
-__all__ = ["available_memory", "cpu_count", "open_files_limit"]
+__all__ = [
+    "Memory",
+    "available_memory",
+    "cpu_count",
+    "memory_kills",
+    "memory_of",
+    "open_files_limit",
+    "tight_limits",
+]
 
 _CGROUPS = "/sys/fs/cgroup"
+_PAGE = mmap.PAGESIZE
+
+
+class Memory(NamedTuple):
+    """What a process holds: all that is resident, and that of it which nobody shares. Bytes."""
+
+    resident: int
+    own: int
 
 
 def cpu_count() -> int:
@@ -154,6 +172,31 @@ def _memory_files() -> tuple[tuple[str, str, str], ...]:
     return tuple(found for found in files if os.path.isfile(found[0]))
 
 
+def memory_of(pid: int) -> Memory | None:
+    """What a process holds at the moment; ``None`` if it has ended, or can't be told."""
+    lines = _lines(f"/proc/{pid}/statm")
+    if not lines:
+        return None
+    resident, shared = (int(pages) * _PAGE for pages in lines[0].split()[1:3])
+    return Memory(resident, resident - shared)
+
+
+def memory_kills() -> int | None:
+    """Processes that the kernel has ended so far for want of memory, where it counts them.
+
+    Of this process's cgroup and those above it; without such, of the whole machine.
+    """
+    files = [f"{folder}/memory.events" for folder in _own_groups("memory")]
+    files += [f"{folder}/memory.oom_control" for folder in _own_groups("memory")]
+    counts = [_count_of_kills(path) for path in (*files, "/proc/vmstat")]
+    return max((count for count in counts if count is not None), default=None)
+
+
+def _count_of_kills(path: str) -> int | None:
+    found = [int(line.split()[1]) for line in _lines(path) if line.startswith("oom_kill ")]
+    return found[0] if found else None
+
+
 def open_files_limit() -> int:
     """Files that this process may have open at once."""
     try:
@@ -162,3 +205,23 @@ def open_files_limit() -> int:
         return 512  # the C library's default on Windows
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1_000_000 if soft == resource.RLIM_INFINITY else soft
+
+
+#: Processes and threads of one user that are few for a pool of workers.
+_FEW_PROCESSES = 1024
+
+
+def tight_limits() -> str:
+    """What `ulimit` says that may keep workers from starting, for messages; mostly nothing."""
+    try:
+        import resource  # noqa: PLC0415  POSIX only
+    except ImportError:
+        return ""
+    processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    found: list[str] = []
+    if 0 <= processes < _FEW_PROCESSES:
+        found.append(f"{processes} processes and threads of this user (`ulimit -u`)")
+    if space != resource.RLIM_INFINITY:
+        found.append(f"{space:,} bytes of addresses for each process (`ulimit -v`)")
+    return f"; the limits here are {' and '.join(found)}" if found else ""

@@ -8,15 +8,17 @@ time-out, since an untimed wait ignores Ctrl-C once Polars is imported.
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import queue
-import signal
-import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pmap._blame import Blame, as_ours, failure_of
+from pmap._interrupts import deferred, give_way
+from pmap._pieces import Pieces
+from pmap._resources import available_memory
+from pmap._watch import Watch, is_innocent, kill
 from pmap.backend import Locality
 from pmap.errors import BackendError, WorkerDiedError
 
@@ -31,17 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Access", "Outcome", "Run", "in_order", "window_of"]
 
-#: How often a waiting caller looks up, for Ctrl-C and for time-outs. Seconds.
+#: How often who waits for threads looks up, for Ctrl-C. Seconds.
 _TICK = 0.1
-_TIMEOUT_TICK = 0.02
 #: Finished partitions that may wait for an earlier one, in windows.
 _LOOKAHEAD = 4
-#: Backends that may break in a row without one partition finished.
+#: Times that a backend, or a worker at rest, may break without one partition finished.
 _MAX_BREAKS = 3
-
-#: Workers that calls of this process have killed. One may have answered just before, and have
-#: been given a task of another call, which is innocent of its death.
-_killed: set[int] = set()
+#: Copies of a partition that are there while it is in flight: sent, at work, and come back.
+_COPIES = 3
 
 
 class Outcome(NamedTuple):
@@ -99,25 +98,34 @@ class Run:
     access
         The backend.
     options
-        `timeout`, `retries` and `retry_on` are looked at.
+        Of the call: limits, `retries`, `retry_on`, `on_error`, `partition_wise`.
     count
         How many partitions there are, if that is known; for messages.
+    keep
+        Called with each whole partition that succeeded, and its value, as soon as it is there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a run is made of
         self,
         partitions: Iterator[Partition],
         carrier: Carrier,
         access: Access,
         options: Options,
+        *,
         count: int | None,
+        keep: Callable[[Partition, Any], None] | None = None,
     ) -> None:
         self._partitions = partitions
         self._carrier = carrier
         self._access = access
         self._options = options
-        self._blame = Blame(options, count)
+        self._keep = keep
+        self._blame = Blame(options, count, access.name)
+        self._watch = Watch(carrier, options)
+        self._pieces = Pieces()
         self._window = window_of(access.backend)
+        self._budget = _budget(options, access.backend)
+        self._next: Partition | None = None  # read, and waits for room
         self._again: deque[tuple[Partition, int]] = deque()  # retries, and the innocent of a break
         self._alone: deque[tuple[Partition, int]] = deque()  # suspects of a break, one at a time
         self._flights: set[Flight] = set()
@@ -141,7 +149,7 @@ class Run:
                     yield outcome
                 self._fill()
         finally:
-            self._abort()
+            self.stop()
 
     # Submitting.
 
@@ -157,14 +165,26 @@ class Run:
             return None if self._flights else self._alone.popleft()
         if self._again:
             return self._again.popleft()
-        if self._exhausted or self._too_far_ahead():
+        partition = self._peek()
+        if partition is None or not self._has_room_for(partition):
             return None
-        partition = next(self._partitions, None)
-        if partition is None:
-            self._exhausted = True
-            return None
-        self._newest = partition.index
+        self._next = None
         return partition, 0
+
+    def _peek(self) -> Partition | None:
+        """The next partition of all, if it may be read."""
+        if self._next is None and not self._exhausted and not self._too_far_ahead():
+            self._next = next(self._partitions, None)
+            if self._next is None:
+                self._exhausted = True
+            else:
+                self._newest = self._next.index
+        return self._next
+
+    def _has_room_for(self, partition: Partition) -> bool:
+        """Whether memory is enough for one more in flight; one alone always has a try."""
+        in_flight = sum(flight.partition.n_bytes for flight in self._flights)
+        return not in_flight or _COPIES * (in_flight + partition.n_bytes) <= self._budget
 
     def _too_far_ahead(self) -> bool:
         if self.head is None or not self._flights:
@@ -172,6 +192,12 @@ class Run:
         return self._newest - self.head >= _LOOKAHEAD * self._window
 
     def _submit(self, partition: Partition, attempt: int) -> None:
+        owns_workers = self._access.backend.capabilities.owns_workers
+        # Others may run the function right here, which Ctrl-C is to end.
+        with deferred if owns_workers and partition.rows else contextlib.nullcontext():
+            self._launch(partition, attempt)
+
+    def _launch(self, partition: Partition, attempt: int) -> None:
         flight = self._carrier.load(partition, attempt)
         try:
             submit = _run_here if flight.in_caller else self._access.backend.submit
@@ -193,28 +219,13 @@ class Run:
     # Waiting.
 
     def _next_done(self) -> Flight:
-        timeout = self._options.timeout
         while True:
             try:
-                return self._done.get(timeout=_TICK if timeout is None else _TIMEOUT_TICK)
+                return self._done.get(timeout=self._watch.tick)
             except queue.Empty:
                 pass  # look up, and wait on
             finally:
-                if timeout is not None:
-                    self._stop_late(timeout)
-
-    def _stop_late(self, timeout: float) -> None:
-        now = time.monotonic()
-        for flight in self._flights:
-            entry = self._carrier.running(flight)
-            if entry is not None and not flight.timed_out and now - entry.started > timeout:
-                flight.timed_out = True
-                self._kill(entry.pid)
-
-    def _kill(self, pid: int) -> None:
-        _killed.add(pid)
-        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-            os.kill(pid, signal.SIGKILL)
+                self._watch.look(self._flights)
 
     # Judging.
 
@@ -226,36 +237,55 @@ class Run:
             return None
         if isinstance(failure, BrokenExecutor):
             return self._settle_broken(flight, failure)
-        self._flights.discard(flight)
         try:
             return self._judge(flight, failure)
         finally:
-            self._carrier.land(flight)
+            with deferred:
+                self._flights.discard(flight)
+                self._carrier.land(flight)
 
     def _judge(self, flight: Flight, failure: BaseException | None) -> Outcome | None:
+        if self._pieces.is_lost(flight.partition):
+            return None
         if failure is None:
             answer = self._carrier.unload(flight)
             self._breaks = 0
-            return self._conclude(flight, answer.value, answer.error, answer)
+            if answer.error is None:
+                return self._succeed(flight, answer)
+            return self._fail(flight, answer.error, answer.stats)
         if isinstance(failure, WorkerDiedError):
-            innocent = failure.pid in _killed and not flight.timed_out
-            if innocent:  # it had just started in a worker that was killed for another's sake
-                self._again.append((flight.partition, flight.attempt))
-                return None
-            return self._conclude(flight, None, self._blame.death(flight, failure), None)
+            return self._judge_death(flight, failure)
         raise as_ours(failure)
 
-    def _conclude(
-        self, flight: Flight, value: Any, error: BaseException | None, answer: Answer | None
-    ) -> Outcome | None:
-        if error is not None:
-            if flight.attempt < self._options.retries and isinstance(error, self._options.retry_on):
-                self._again.append((flight.partition, flight.attempt + 1))
-                return None
-            self._blame.put(error, flight, self._access.name, answer)
-            self._failed = self.fail_fast
-        stats = None if answer is None else answer.stats
-        return Outcome(flight.partition, flight.attempt, value, error, stats)
+    def _judge_death(self, flight: Flight, died: WorkerDiedError) -> Outcome | None:
+        never_started = not self._carrier.has_started(flight)
+        if never_started:
+            self._count_break(died, _MAX_BREAKS * self._access.backend.capabilities.n_workers)
+        if is_innocent(flight, died.pid) or never_started:  # it was not what killed the worker
+            self._again.append((flight.partition, flight.attempt))
+            return None
+        if flight.over_limit and self._options.partition_wise and flight.partition.rows > 1:
+            halves = self._pieces.split(flight.partition)
+            self._again.extend((half, flight.attempt) for half in halves)
+            return None
+        return self._fail(flight, self._blame.death(flight, died), None)
+
+    def _succeed(self, flight: Flight, answer: Answer) -> Outcome | None:
+        whole = self._pieces.add(flight.partition, answer.value)
+        if whole is None:
+            return None
+        if self._keep is not None:
+            self._keep(*whole)
+        return Outcome(whole[0], flight.attempt, whole[1], None, answer.stats)
+
+    def _fail(self, flight: Flight, error: BaseException, stats: Stats | None) -> Outcome | None:
+        if flight.attempt < self._options.retries and isinstance(error, self._options.retry_on):
+            self._again.append((flight.partition, flight.attempt + 1))
+            return None
+        self._pieces.lose(flight.partition)
+        self._blame.put(error, flight, stats)
+        self._failed = self.fail_fast
+        return Outcome(flight.partition, flight.attempt, None, error, stats)
 
     # A backend that breaks as a whole when one worker dies.
 
@@ -277,7 +307,7 @@ class Run:
                 suspects[0], WorkerDiedError(pid=None if entry is None else entry.pid)
             )
             died.__cause__ = failure
-            return self._conclude(suspects[0], None, died, None)
+            return self._fail(suspects[0], died, None)
         self._alone.extend((flight.partition, flight.attempt) for flight in suspects)
         return None
 
@@ -296,16 +326,28 @@ class Run:
         self._done = queue.SimpleQueue()
 
     def _renew(self, failure: BaseException) -> None:
-        self._breaks += 1
-        if self._breaks > _MAX_BREAKS or not self._access.renew():
+        self._count_break(failure, _MAX_BREAKS)
+        if not self._access.renew():
             raise BackendError(
-                f"backend {self._access.name!r} broke, and can not be replaced or broke again and again: {failure}"
+                f"backend {self._access.name!r} broke, and is not pmap's to replace: {failure}"
+            ) from failure
+
+    def _count_break(self, failure: BaseException, most: int) -> None:
+        """What is no partition's fault must not go on for ever."""
+        self._breaks += 1
+        if self._breaks > most:
+            raise BackendError(
+                f"backend {self._access.name!r} broke again and again: {failure}"
             ) from failure
 
     # The end.
 
-    def _abort(self) -> None:
+    def stop(self) -> None:
         """Stop what runs, at an error, at Ctrl-C, or when the consumer has had enough."""
+        with deferred:
+            self._abort()
+
+    def _abort(self) -> None:
         flights, self._flights = self._flights, set()
         capabilities = self._access.backend.capabilities
         if capabilities.killable:
@@ -323,7 +365,7 @@ class Run:
         left = [flight for flight in flights if not flight.future.cancel()]
         entries = [self._carrier.abandon(flight) for flight in left]
         for pid in {entry.pid for entry in entries if entry is not None}:
-            self._kill(pid)
+            kill(pid)
 
     def _stop_all_together(self, flights: set[Flight]) -> None:
         """Without cancelling futures, which an executor that is killed sets itself."""
@@ -331,6 +373,14 @@ class Run:
             self._carrier.abandon(flight)
         if not all(flight.future.done() for flight in flights):
             self._access.give_up()
+
+
+def _budget(options: Options, backend: Backend) -> float:
+    """Bytes that partitions in flight may take up, all their copies together."""
+    limits = [available_memory() or math.inf]
+    if options.memory_limit is not None:
+        limits.append(options.memory_limit * backend.capabilities.n_workers)
+    return min(limits)
 
 
 def _run_here(task: Task) -> Future[Any]:
@@ -346,6 +396,7 @@ def _when_done(flight: Flight, call: Callable[[Flight], None]) -> None:
 def _wait_for(flights: list[Flight]) -> None:
     for flight in flights:
         while not flight.future.done():
+            give_way()
             with contextlib.suppress(TimeoutError, CancelledError, Exception):
                 flight.future.exception(timeout=_TICK)
 

@@ -24,17 +24,22 @@ import errno
 import itertools
 import mmap
 import os
+import secrets
 import shutil
 import struct
+import sys
 import tempfile
-import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pmap._background import start_helper
+from pmap._interrupts import give_way
 from pmap._resources import available_memory, cpu_count
+from pmap._standard import keep_open
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Generator
 
     #: To an address, from an address, so many bytes.
@@ -55,8 +60,13 @@ __all__ = [
 START = 64
 _HEADER = struct.Struct("=8sq")
 _MARK = b"pmap-seg"
-#: Bytes that one system call writes at most (Linux moves 2 GB less a page).
-_AT_ONCE = 1 << 30
+#: Bytes that one system call writes at most: in between, Ctrl-C is looked for.
+_AT_ONCE = 1 << 28
+
+#: Of `prctl`.
+_PR_GET_DUMPABLE = 3
+#: Windows has no such links.
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 #: From this size on a mapping is worth its page tables. Bytes.
 _WORTH_MAPPING = 1024 * 1024
@@ -67,7 +77,8 @@ _MOST_THREADS = 2
 #: From this size on it is worth asking how much memory is left. Bytes.
 _WORTH_ASKING = 16 * 1024 * 1024
 
-_tokens = itertools.count(1)
+#: Others on the machine can not guess where it begins.
+_tokens = itertools.count(secrets.randbits(62))
 
 
 class Shared(NamedTuple):
@@ -78,11 +89,17 @@ class Shared(NamedTuple):
 
 
 def _memfd() -> tuple[int, str | None]:
-    return os.memfd_create("pmap", os.MFD_CLOEXEC), None
+    fd = os.memfd_create("pmap", os.MFD_CLOEXEC)
+    os.fchmod(fd, 0o600)  # the kernel lets everybody in
+    return fd, None
 
 
 def _unlinked() -> tuple[int, str | None]:
-    fd, path = tempfile.mkstemp(prefix="pmap-", dir=_roomiest())
+    folder = _roomiest()
+    with contextlib.suppress(OSError, AttributeError):  # many file systems have no such files
+        flags = os.O_RDWR | os.O_TMPFILE | os.O_EXCL | os.O_CLOEXEC
+        return os.open(folder, flags, 0o600), None
+    fd, path = tempfile.mkstemp(prefix="pmap-", dir=folder)
     os.unlink(path)
     return fd, None
 
@@ -90,18 +107,32 @@ def _unlinked() -> tuple[int, str | None]:
 def _named() -> tuple[int, str | None]:
     folder = tempfile.mkdtemp(prefix="pmap-", dir=_roomiest())
     path = os.path.join(folder, "segment")
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK
+    return os.open(path, flags, 0o600), path
 
 
-def _roomiest() -> str | None:
-    """The folder for temporary files with most room; ``None``: as the platform has it."""
+def _roomiest() -> str:
+    """The folder for temporary files with most room.
+
+    Raises
+    ------
+    FileNotFoundError
+        When no folder can be written to.
+    """
     room: dict[str, int] = {}
-    for folder in ("/dev/shm", tempfile.gettempdir(), "/var/tmp"):  # noqa: S108  files there are made safely
+    for folder in ("/dev/shm", _usual_folder(), "/var/tmp"):  # noqa: S108  files there are made safely
         with contextlib.suppress(OSError, AttributeError):
             if os.access(folder, os.W_OK):
                 stat = os.statvfs(folder)
                 room[folder] = stat.f_bavail * stat.f_frsize
-    return max(room, key=room.__getitem__, default=None)
+    return max(room, key=room.__getitem__, default="") or tempfile.gettempdir()
+
+
+def _usual_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return ""  # none of those that Python knows; there may be others
 
 
 KINDS: dict[str, Callable[[], tuple[int, str | None]]] = {
@@ -111,9 +142,13 @@ KINDS: dict[str, Callable[[], tuple[int, str | None]]] = {
 }
 
 
-@cache
 def default_kind() -> str:
-    """The first kind of segment that this machine grants."""
+    """The first kind of segment that this machine grants, and that workers can open."""
+    return _first_kind() if _is_open_to_workers() else "named"
+
+
+@cache
+def _first_kind() -> str:
     for kind in ("memfd", "unlinked"):
         try:
             fd, _ = KINDS[kind]()
@@ -124,6 +159,22 @@ def default_kind() -> str:
         if reachable:
             return kind
     return "named"
+
+
+def _is_open_to_workers() -> bool:
+    """Whether the kernel shows this process's descriptors to others of its user.
+
+    Not those of one that changed its user since it was started, as servers do, or that hides.
+    """
+    if not sys.platform.startswith("linux"):
+        return True
+    shown: int = _libc().prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
+    return shown == 1
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def kind_for(transport: str) -> str:
@@ -141,6 +192,7 @@ class Segment:
 
     def __init__(self, kind: str | None = None) -> None:
         self.kind = kind or default_kind()
+        keep_open()
         try:
             self._fd, self._name = KINDS[self.kind]()
         except OSError as exc:
@@ -227,6 +279,8 @@ def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
             while view:
                 n = os.pwrite(fd, view[:_AT_ONCE], at)
                 at, view = at + n, view[n:]
+                if n >= _WORTH_MAPPING:
+                    give_way()
         if os.fstat(fd).st_size < size:
             os.ftruncate(fd, size)  # what is left out at the end
     except OSError as exc:
@@ -243,9 +297,11 @@ def _copy(base: int, arrays: list[tuple[int, Any]], n_threads: int) -> None:
         return
     threads: list[threading.Thread] = []
     for _ in range(n_threads - 1):
-        part, moves = _split(moves, total // n_threads)
-        threads.append(threading.Thread(target=_move, args=(part,), name="pmap-copy"))
-        threads[-1].start()
+        part, rest = _split(moves, total // n_threads)
+        thread = start_helper("pmap-copy", _move, part)
+        if thread is not None:
+            threads.append(thread)
+            moves = rest
     try:
         _move(moves)
     finally:  # a Ctrl-C too: what is copied must stay until all is copied
@@ -335,15 +391,24 @@ def open_shared(shared: Shared, flags: int = os.O_RDONLY) -> Generator[int]:
         When the segment is gone, or something else is in its place.
     """
     try:
-        fd = os.open(shared.path, flags | os.O_CLOEXEC)
-    except OSError as exc:
+        fd = os.open(shared.path, flags | os.O_CLOEXEC | _no_link(shared.path))
+    except FileNotFoundError as exc:
         raise TransportError(f"a shared segment is gone: {shared.path}: {exc}") from exc
+    except OSError as exc:
+        raise TransportError(
+            f"a worker can not open a shared segment of its caller: {exc}"
+        ) from exc
     try:
         if os.pread(fd, _HEADER.size, 0) != _HEADER.pack(_MARK, shared.token):
             raise TransportError(f"{shared.path} is not the segment that was meant")
         yield fd
     finally:
         os.close(fd)
+
+
+def _no_link(path: str) -> int:
+    """No link is followed but those of the kernel's own, to what a process has open."""
+    return 0 if path.startswith("/proc/") else _NO_LINK
 
 
 def map_shared(shared: Shared, size: int = 0, *, writable: bool = False) -> mmap.mmap:
@@ -371,10 +436,12 @@ def no_room(exc: BaseException, doing: str) -> TransportError:
     """An error of the system while moving a frame, as a `TransportError` that helps."""
     code = exc.errno if isinstance(exc, OSError) else None
     hint = {
-        errno.ENOSPC: "memory for shared segments is full: send fewer columns, or smaller partitions",
+        errno.ENOSPC: "the memory, or the folder, for shared segments is full: send fewer columns, or "
+        "smaller partitions, or set TMPDIR to a folder with more room",
         errno.ENOMEM: "the machine has no memory left: send fewer columns, or smaller partitions",
         errno.EFBIG: "the limit for the size of a file (`ulimit -f`) is in the way",
         errno.EMFILE: "too many open files in this process: raise `ulimit -n`, or use fewer workers",
+        errno.ENOENT: "set TMPDIR to a folder that can be written to",
         errno.ENFILE: "too many open files on this machine",
     }.get(code or 0, "see the cause")
     return TransportError(f"could not {doing}: {exc} ({hint})")

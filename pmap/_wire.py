@@ -6,6 +6,7 @@ User's pickles travel inside as bytes and are opened within a `try` of their own
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,12 +19,27 @@ if TYPE_CHECKING:
     from pmap._segment import Shared
     from pmap._transport import Blob, Parcel, Pickled
 
-__all__ = ["ErrorInfo", "Job", "JobRef", "Reply", "Stats", "TaskMessage", "describe_error"]
+__all__ = [
+    "ErrorInfo",
+    "Job",
+    "JobRef",
+    "Reply",
+    "Stats",
+    "TaskMessage",
+    "describe_error",
+    "digest_of",
+    "note",
+]
 
 #: Longest traceback or message that is sent: characters.
 _MAX_TEXT = 64 * 1024
 #: Largest pickled exception that is sent: bytes.
 _MAX_PICKLE = 1024 * 1024
+
+
+def note(exc: BaseException, text: str) -> None:
+    """As `BaseException.add_note`, which a frozen exception of the user's refuses."""
+    exc.__dict__.setdefault("__notes__", []).append(text)
 
 
 class Job(NamedTuple):
@@ -40,6 +56,11 @@ class JobRef(NamedTuple):
 
     digest: bytes
     blob: Blob
+
+
+def digest_of(job: bytes) -> bytes:
+    """Of a pickled `Job`."""
+    return hashlib.blake2b(job, digest_size=16).digest()
 
 
 class TaskMessage(NamedTuple):
@@ -85,9 +106,9 @@ class ErrorInfo(NamedTuple):
     def rebuild(self) -> BaseException:
         """The exception itself, its traceback as the cause; else one of pmap's that tells all."""
         exc = self._rebuild()
-        exc.__cause__ = RemoteTraceback(self.traceback)
+        BaseException.__setattr__(exc, "__cause__", RemoteTraceback(self.traceback))
         if self.phase:
-            exc.add_note(f"pmap: raised while {self.phase}")
+            note(exc, f"pmap: raised while {self.phase}")
         return exc
 
     def _rebuild(self) -> BaseException:

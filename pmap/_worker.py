@@ -7,6 +7,8 @@ hangs or breaks most pools.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import pickle
 import sys
@@ -18,17 +20,20 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pmap import _board, _transport
+from pmap._background import start_helper
 from pmap._context import PartitionInfo, depth, running
 from pmap._function import instantiate
 from pmap._output import Recorder
-from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error
-from pmap.errors import ResultTypeError
+from pmap._standard import keep_open
+from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error, digest_of
+from pmap.errors import ResultTypeError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pmap._board import Place
     from pmap._transport import Blob, Parcel, Pickled, Received
-    from pmap._wire import JobRef
+    from pmap._wire import ErrorInfo, JobRef
 
 __all__ = ["apply", "execute", "in_worker"]
 
@@ -103,7 +108,7 @@ class _Jobs:
         return self._ready[ref.digest]
 
     def _load(self, ref: JobRef) -> Callable[..., Any]:
-        job: Job = pickle.loads(_transport.load_blob(ref.blob))  # noqa: S301  from the pipe of our caller
+        job: Job = pickle.loads(_genuine(ref))  # noqa: S301  what our caller's message vouches for
         _adopt_surroundings(job)
         if job.initializer is not None and job.initializer not in self._initialized:
             _transport.load_pickled(job.initializer)()
@@ -111,13 +116,21 @@ class _Jobs:
         return instantiate(_transport.load_pickled(job.function))
 
 
+def _genuine(ref: JobRef) -> bytes:
+    """The bytes of a job: those that the message means, wherever they lie."""
+    data = _transport.load_blob(ref.blob)
+    if digest_of(data) != ref.digest:
+        raise TransportError("the function was changed on its way to the worker")
+    return data
+
+
 def _adopt_surroundings(job: Job) -> None:
     """Modules and relative paths of the function mean here what they mean in the caller."""
-    if job.cwd is None:
-        return
     sys.path[:] = [*job.sys_path, *(p for p in sys.path if p not in job.sys_path)]
-    with contextlib.suppress(OSError):  # the caller's folder may be gone by now
-        os.chdir(job.cwd)
+    importlib.invalidate_caches()  # a module may have been written a moment ago
+    if job.cwd is not None:
+        with contextlib.suppress(OSError):  # the caller's folder may be gone by now
+            os.chdir(job.cwd)
 
 
 _jobs = _Jobs()
@@ -150,8 +163,13 @@ class _Attempt:
         """Run it, whatever happens."""
         started, clock = time.time(), time.perf_counter()
         place = self._message.place
-        if place is not None and not _board.mark_running(place, os.getpid()):
-            return Reply(None, None, None, Stats(os.getpid(), started, started, 0.0, 0.0, 0, 0))
+        if self._message.exclusive:
+            keep_open()
+        if place is not None:
+            refusal = _refusal(place)
+            if refusal is not None:
+                nothing = Stats(os.getpid(), started, started, 0.0, 0.0, 0, 0)
+                return Reply(None, None, refusal, nothing)
         parcel, blob, error = None, None, None
         try:
             parcel, blob = self._run()
@@ -177,7 +195,7 @@ class _Attempt:
 
     def _run(self) -> tuple[Parcel | None, Blob | None]:
         message = self._message
-        with self._recorder.recording() if message.exclusive else contextlib.nullcontext():
+        with self._recorder if message.exclusive else contextlib.nullcontext():
             function = _jobs.get(message.job)
             self._phase = "receiving the partition"
             frame, self._received = _transport.unpack(message.parcel)
@@ -195,6 +213,8 @@ class _Attempt:
             return apply(function, frame, info, want_frame=message.want_frame)
         finally:
             self._function_seconds = time.perf_counter() - clock
+            if message.exclusive:
+                keep_open()  # before what it may have closed is opened again, for its result
 
     def _pack(self, result: object) -> tuple[Parcel | None, Blob | None]:
         if result is None:
@@ -206,6 +226,17 @@ class _Attempt:
         return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply)
 
 
+def _refusal(place: Place) -> ErrorInfo | None:
+    """Why the task is not begun, where it is not: nobody waits for it, or its caller is out of reach."""
+    try:
+        if _board.mark_running(place, os.getpid()):
+            return None
+    except TransportError as exc:
+        return describe_error(exc, "beginning with the partition")
+    nobody = TransportError("nobody waits for this partition any more")  # and so nobody hears it
+    return describe_error(nobody, "")
+
+
 _reported_size = False
 
 
@@ -215,7 +246,10 @@ def _pool_size() -> int | None:
     if _reported_size:
         return None
     _reported_size = True
-    return pl.thread_pool_size()
+    try:
+        return pl.thread_pool_size()
+    except pl.exceptions.PanicException:
+        return None  # it has none: no threads were granted, as the function's error will say
 
 
 class _Forgetter:
@@ -230,14 +264,14 @@ class _Forgetter:
         """A task is over."""
         self._last = time.monotonic()
         if _transport.has_mapped() and self._thread is None:
-            self._thread = threading.Thread(target=self._wait, name="pmap-forget", daemon=True)
-            self._thread.start()
+            self._thread = start_helper("pmap-forget", self._wait)
 
     def _wait(self) -> None:
         while _depth > 0 or time.monotonic() - self._last < _FORGET_AFTER:
             time.sleep(_FORGET_AFTER / 2)
         self._thread = None
         _transport.forget_mapped()
+        gc.collect()  # exceptions often hold their frames, and those the partition, in a ring
 
 
 _forgetter = _Forgetter()

@@ -13,9 +13,11 @@ A leaf also inherits the builtin that fits it, so that ``except TimeoutError`` w
     ├── UnsupportedDtypeError (TypeError)     a column that no other process can receive
     ├── UnpicklableFunctionError (TypeError)  the function or something inside it
     ├── TransportError (OSError)              a frame could not be moved
+    ├── CheckpointError (OSError)             a checkpoint is another job's, in use, damaged, or full
     ├── PartitionError (RuntimeError)         one partition failed; knows which
-    │   ├── WorkerDiedError                   its worker ended: exit code, signal
+    │   ├── WorkerDiedError                   its worker ended: exit code, signal, memory
     │   ├── PartitionTimeoutError (TimeoutError)
+    │   ├── MemoryLimitError (MemoryError)    its worker took more than memory_limit
     │   ├── FunctionExitError                 the function raised SystemExit or the like
     │   ├── RemoteError                       its exception could not be brought back as itself
     │   └── ResultTypeError (TypeError)       it returned something that is no frame
@@ -24,17 +26,30 @@ A leaf also inherits the builtin that fits it, so that ``except TimeoutError`` w
     PmapWarning (UserWarning)
 
 An exception that the user's function raises comes back as itself, with the worker's
-traceback as its cause and a note that names the partition.
+traceback as its cause and a note that names the partition. Whatever error a partition ends
+with, it has the partition in hand: ``error.partition()``, ``error.save(path)`` and
+``error.replay()``; `failed_partition` gives the same to type checkers.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+
+    import polars as pl
+
+    from pmap._failed import FailedPartition
+
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "CheckpointError",
     "ConfigError",
     "ForkRefusedError",
     "FunctionExitError",
+    "MemoryLimitError",
     "MissingDependencyError",
     "PartitionError",
     "PartitionTimeoutError",
@@ -50,6 +65,7 @@ __all__ = [
     "UnsupportedDtypeError",
     "WorkerDiedError",
     "WorkerStartError",
+    "failed_partition",
 ]
 
 
@@ -101,6 +117,10 @@ class TransportError(PmapError, OSError):
     """A frame could not be moved: no memory, no disk, or a foreign segment."""
 
 
+class CheckpointError(PmapError, OSError):
+    """A checkpoint that can not be used: another job's, in use, damaged, or without room."""
+
+
 class SchemaMismatchError(PmapError, ValueError):
     """Results of partitions that do not fit together, or not the declared schema."""
 
@@ -118,6 +138,18 @@ class PartitionError(PmapError, RuntimeError):
         super().__init__(message)
         self.index = index
 
+    def partition(self) -> pl.DataFrame:
+        """The very rows that failed, without a copy."""
+        return failed_partition(self).partition()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write these rows to a file, ``*.arrow`` or ``*.parquet``."""
+        failed_partition(self).save(path)
+
+    def replay(self) -> Any:
+        """Call the function on these rows again, here, where a debugger can follow it."""
+        return failed_partition(self).replay()
+
 
 class WorkerDiedError(PartitionError):
     """The worker process that ran the partition ended.
@@ -128,23 +160,36 @@ class WorkerDiedError(PartitionError):
         As of `subprocess`: negative for a signal; ``None`` where it is not known.
     pid : int or None
         The dead process.
+    peak_memory : int or None
+        The most memory that it held, in bytes, as far as it was seen; frames that it shared
+        with others count in full.
+    out_of_memory : bool
+        Whether the kernel is known to have ended a process for want of memory meanwhile.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  facts, each by name
         self,
         message: str = "",
         *,
         index: int | None = None,
         exitcode: int | None = None,
         pid: int | None = None,
+        peak_memory: int | None = None,
+        out_of_memory: bool = False,
     ) -> None:
         super().__init__(message, index=index)
         self.exitcode = exitcode
         self.pid = pid
+        self.peak_memory = peak_memory
+        self.out_of_memory = out_of_memory
 
 
 class PartitionTimeoutError(PartitionError, TimeoutError):
     """The partition ran longer than `timeout` seconds and was stopped."""
+
+
+class MemoryLimitError(PartitionError, MemoryError):
+    """The worker took more memory than `memory_limit` and was stopped."""
 
 
 class FunctionExitError(PartitionError):
@@ -169,3 +214,37 @@ class RemoteTraceback(Exception):  # noqa: N818  it is a cause, never raised by 
     def __str__(self) -> str:
         """Set off from the caller's own traceback, as `concurrent.futures` does."""
         return f'\n"""\n{self.text}"""'
+
+
+def failed_partition(error: BaseException) -> FailedPartition:
+    """The partition that an error of a map is about.
+
+    Parameters
+    ----------
+    error
+        Raised by a map, or one of ``last_report().failures``.
+
+    Returns
+    -------
+    FailedPartition
+        With ``index``, ``start``, ``rows``, ``attempt``, ``backend``, ``worker``, and the
+        methods ``partition()``, ``save(path)`` and ``replay()``.
+
+    Raises
+    ------
+    LookupError
+        For an error that is not about a partition.
+
+    Examples
+    --------
+    >>> import polars as pl, pmap
+    >>> try:
+    ...     pmap.map_partitions(pl.DataFrame({"x": [1, 0]}), lambda p: p.select(1 // p["x"][0]), n_partitions=2)
+    ... except ZeroDivisionError as error:
+    ...     print(pmap.errors.failed_partition(error).partition()["x"].to_list())
+    [0]
+    """
+    failed: FailedPartition | None = error.__dict__.get("pmap_failed")
+    if failed is None:
+        raise LookupError(f"no partition is known of this {type(error).__name__}")
+    return failed

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import uuid
 from typing import IO, TYPE_CHECKING, Any
 
@@ -111,7 +112,19 @@ class Family:
 
 def alive(processes: Iterable[psutil.Process], within: float = SOON) -> list[psutil.Process]:
     """Those that have not ended in so many seconds; returns as soon as all have."""
-    return psutil.wait_procs(list(processes), timeout=within)[1]
+    left, deadline = list(processes), time.monotonic() + within
+    while (
+        left := [process for process in left if _lives(process)]
+    ) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs; it may have ended without that anybody has taken note."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def command(process: psutil.Process) -> str:

@@ -19,6 +19,21 @@ def test_latency():
 
 
 @pytest.mark.once
+def test_protection():
+    done = programs.run(BENCHMARKS / "protection.py", "--partitions", "200", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" of the time without ") == 3
+
+
+@pytest.mark.once
+def test_soak():
+    """A short one, of the same choices each time; `--minutes 10` is for people."""
+    done = programs.run(BENCHMARKS / "soak.py", "--minutes", "0.15", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is left" in done.stdout
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("options", [["--rounds", "1"], ["--memory"]], ids=["time", "memory"])
 def test_transport(options):
     names = ["pmap", "ProcessPoolExecutor(spawn)"]

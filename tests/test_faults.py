@@ -20,7 +20,6 @@ from pmap import errors
 
 DF = pl.DataFrame({"x": range(100)})
 PROCESSES = ["spawn", "forkserver", "loky"]
-REPLACING = ["spawn", "forkserver"]
 
 
 def at(part: pl.DataFrame, *rows: int) -> bool:
@@ -150,30 +149,6 @@ def kill(part):
 
 
 class TestDeaths:
-    @pytest.mark.parametrize("backend", REPLACING)
-    @pytest.mark.parametrize(
-        ("end", "how"),
-        [
-            (lambda: os._exit(3), "with exit code 3"),
-            (lambda: os._exit(0), "with exit code 0"),
-            (lambda: os.kill(os.getpid(), signal.SIGKILL), "by signal SIGKILL.*memory"),
-            (os.abort, "by signal SIGABRT"),
-            (lambda: os.kill(os.getpid(), signal.SIGSEGV), "by signal SIGSEGV"),
-        ],
-        ids=["exit 3", "exit 0", "kill", "abort", "segfault"],
-    )
-    def test_are_charged_to_their_partition(self, backend, end, how):
-        def die(part):
-            if at(part, 25):
-                end()
-            return part
-
-        with pytest.raises(
-            errors.WorkerDiedError, match=rf"partition 1 of 4 \(rows 25 to 49\).*{how}"
-        ) as caught:
-            pmap.map_partitions(DF, die, backend=backend, n_partitions=4)
-        assert caught.value.index == 1
-
     @pytest.mark.parametrize("backend", PROCESSES)
     def test_leave_the_others_alone(self, backend, tmp_path):
         def note_and_kill(part):
@@ -188,10 +163,9 @@ class TestDeaths:
         (failure,) = pmap.last_report().failures
         assert isinstance(failure, errors.WorkerDiedError)
         assert failure.index == 1
-        if backend in REPLACING:
-            assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
-                ["0", "25", "50", "75"], "x"
-            )
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
+            ["0", "25", "50", "75"], "x"
+        )
 
     @pytest.mark.parametrize("backend", PROCESSES)
     def test_are_retried(self, backend, tmp_path):
@@ -214,30 +188,6 @@ class TestDeaths:
             pmap.map_partitions(DF, kill, backend=backend, n_partitions=4)
         assert pmap.map_partitions(DF, lambda part: part, backend=backend).equals(DF)
 
-    @pytest.mark.parametrize("backend", PROCESSES)
-    def test_while_unpickling_the_function(self, backend):
-        class Deadly:
-            def __call__(self, part):
-                return part
-
-            def __setstate__(self, state):
-                os._exit(9)
-
-            def __getstate__(self):
-                return {"some": "state"}
-
-        with pytest.raises(errors.WorkerDiedError):
-            pmap.map_partitions(DF, Deadly(), backend=backend)
-
-    @pytest.mark.parametrize("backend", PROCESSES)
-    def test_while_pickling_the_result(self, backend):
-        class Deadly:
-            def __reduce__(self):
-                os._exit(9)
-
-        with pytest.raises(errors.WorkerDiedError):
-            list(pmap.iter_partitions(DF, lambda part: Deadly(), backend=backend))
-
 
 class TestTimeouts:
     @pytest.mark.parametrize("backend", PROCESSES)
@@ -254,7 +204,7 @@ class TestTimeouts:
         )
         assert out["x"].to_list() == [*range(25), *range(50, 100)]
 
-    @pytest.mark.parametrize("backend", REPLACING)
+    @pytest.mark.parametrize("backend", PROCESSES)
     def test_count_from_the_start_in_the_worker(self, backend):
         """Sixteen partitions of 0.2 s wait for one worker, longer in all than the limit."""
 
@@ -299,8 +249,30 @@ class TestOnErrorAndRetries:
             out = list(
                 pmap.iter_partitions(DF, fail, backend=backend, n_partitions=4, on_error="return")
             )
-        assert out == [[*range(25, 50)], [*range(75, 100)]]
-        assert sorted(failure.args[0] for failure in pmap.last_report().failures) == [0, 50]
+        assert out[1::2] == [[*range(25, 50)], [*range(75, 100)]]
+        assert [failure.args[0] for failure in out[::2]] == [0, 50]
+        assert set(pmap.last_report().failures) == set(out[::2])
+
+    @pytest.mark.parametrize("backend", ["serial", "forkserver"])
+    def test_failures_can_be_raised_together(self, backend):
+        def fail(part):
+            if at(part, 0, 50):
+                raise ValueError(part["x"][0])
+            if at(part, 75):
+                raise pl.exceptions.PanicException("no Exception")
+            return part
+
+        out = pmap.map_partitions(DF, fail, backend=backend, n_partitions=4, on_error="return")
+        assert out.equals(DF[25:50])
+        with pytest.raises(BaseExceptionGroup, match="3 partitions failed") as caught:
+            pmap.last_report().raise_failures()
+        values, others = caught.value.split(ValueError)
+        assert sorted(error.args[0] for error in values.exceptions) == [0, 50]
+        assert [type(error) for error in others.exceptions] == [pl.exceptions.PanicException]
+
+    def test_no_failures_raise_nothing(self):
+        pmap.map_partitions(DF, lambda part: part, backend="serial")
+        pmap.last_report().raise_failures()
 
     @pytest.mark.parametrize("backend", ["auto", "serial", "threads", *PROCESSES])
     def test_retries(self, backend):
@@ -325,7 +297,7 @@ class TestOnErrorAndRetries:
             pmap.map_partitions(DF, fail, backend="serial", retries=3, n_partitions=1)
         assert [file.name for file in tmp_path.iterdir()] == ["0"]
 
-    @pytest.mark.parametrize("backend", REPLACING)
+    @pytest.mark.parametrize("backend", PROCESSES)
     def test_raise_does_not_wait_for_the_others(self, backend):
         def fail_or_sleep(part):
             if at(part, 0):

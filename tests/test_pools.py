@@ -338,14 +338,38 @@ class TestSeveralThreads:
         def bad():
             call = {"backend": backend, "n_jobs": 2, "n_partitions": 4, "on_error": "return"}
             for _ in range(4):
-                assert list(pmap.iter_partitions(DF, fail, **call)) == []
-            return pmap.last_report().failures
+                errors = list(pmap.iter_partitions(DF, fail, **call))
+                assert errors == pmap.last_report().failures
+            return errors
 
         *goods, failures = together(good, good, bad)
         assert [str(failure) for failure in failures] == ["mine"] * 4
         for outs in goods:
             assert isinstance(outs, list), outs
             assert all(out.equals(DF * 2) for out in outs)
+
+
+SAME_FRAME = """
+import sys, threading
+import polars as pl, pmap
+df = pl.DataFrame({"x": range(1000)})
+sys.setswitchinterval(1e-6)
+
+def work():
+    for _ in range(50):
+        pmap.map_partitions(df, len, backend="forkserver", n_jobs=2, n_partitions=1, on_error="return")
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+while any(thread.is_alive() for thread in threads):
+    assert df.height == 1000
+"""
+
+
+def test_threads_may_use_the_very_same_frame():
+    """In a program of its own: if two of them waited for each other, nothing would go on in it."""
+    assert programs.run("-c", SAME_FRAME).returncode == 0
 
 
 class TestAMapInsideAMap:
@@ -608,6 +632,12 @@ say(mapped(lambda part: part)["x"].sum())
         assert said.endswith(" True"), said
 
 
+def semaphores(pid):
+    """Named ones that a process has made."""
+    folder = "/dev/shm"
+    return [name for name in os.listdir(folder) if name.startswith("sem.") and f"-{pid}-" in name]
+
+
 class TestTheCallersDeath:
     @pytest.mark.parametrize(
         ("backend", "how"),
@@ -624,6 +654,35 @@ class TestTheCallersDeath:
         assert program.family.left() == []
         assert program.files() == []
 
+    @pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
+    def test_ends_workers_that_are_just_starting(self, start, backend):
+        """At moments of their start that nobody can hear of, and so after so many seconds."""
+        for how, delay in [(signal.SIGTERM, 0.02), (signal.SIGKILL, 0.2)]:
+            program = start("say('begun')\nmapped(long)", backend)
+            program.hear()
+            time.sleep(delay)
+            program.process.send_signal(how)
+            assert program.end() == -how
+            assert program.family.left(within=program.allow(2)) == []
+            assert program.files() == []
+            assert semaphores(program.process.pid) == []
+
+    @pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
+    def test_is_seen_though_a_fork_of_it_lives(self, start, backend):
+        text = """
+mapped(lambda part: part)
+if os.fork() == 0:
+    time.sleep(60)  # ended by the test
+    os._exit(0)
+mapped(long)
+"""
+        program = start(text, backend)
+        workers = list(handles(int(line.split()[1]) for line in program.hear(2)))
+        program.process.kill()
+        program.end()
+        assert len(workers) == 2
+        assert programs.alive(workers, within=program.allow(2)) == []
+
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_ends_workers_at_rest(self, start, backend):
         text = "mapped(lambda part: part)\nsay('done')\nsys.stdin.readline()"
@@ -634,8 +693,7 @@ class TestTheCallersDeath:
         assert program.family.left() == []
         assert program.files() == []
 
-    @pytest.mark.xfail(strict=False, reason="what watches is a thread of Python, and needs the GIL")
-    @pytest.mark.parametrize("backend", ["spawn", "forkserver"])
+    @pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
     def test_ends_workers_that_never_let_go_of_the_gil(self, start, backend):
         """A regular expression that goes astray, say."""
         text = """

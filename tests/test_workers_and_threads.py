@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import time
-from pathlib import Path
 
+import groups
 import polars as pl
 import programs
 import pytest
@@ -90,48 +88,12 @@ print(before, pmap.cpu_count())
         assert pmap.cpu_count() == len(os.sched_getaffinity(0))
 
 
-@contextlib.contextmanager
-def own_group(*limits):
-    """A chain of cgroups below the root, each with a quota or none, of v2 or v1; the inmost."""
-    unified = Path("/sys/fs/cgroup/cgroup.controllers")
-    v2 = unified.exists() and "cpu" in unified.read_text().split()
-    root = Path("/sys/fs/cgroup" if v2 else "/sys/fs/cgroup/cpu")
-    made = []
-    try:
-        folder = root / f"pmap-test-{os.getpid()}"
-        for quota in limits:
-            folder.mkdir()
-            made.append(folder)
-            if quota is not None:
-                limit = folder / ("cpu.max" if v2 else "cpu.cfs_quota_us")
-                limit.write_text(f"{quota} 100000" if v2 else str(quota))
-            if v2 and len(made) < len(limits):
-                (folder / "cgroup.subtree_control").write_text("+cpu")
-            folder = folder / "inner"
-    except OSError as exc:
-        remove(made)
-        pytest.skip(f"no cgroup can be made here: {exc}")
-    try:
-        yield made[-1]
-    finally:
-        remove(made)
-
-
-def remove(groups):
-    """As soon as the last process of each has really gone."""
-    patience = time.monotonic() + programs.SOON
-    for folder in reversed(groups):
-        while folder.exists():
-            try:
-                folder.rmdir()
-            except OSError:
-                assert time.monotonic() < patience
-                time.sleep(0.01)
-
-
-def enter(group):
-    """Code by which a program moves itself into a cgroup."""
-    return f"open({str(group / 'cgroup.procs')!r}, 'w').write(str(__import__('os').getpid()))\n"
+def own_group(*quotas):
+    """A chain of cgroups below the root, each with a quota in microseconds or none; the inmost."""
+    name, text = ("cpu.max", "{} 100000") if groups.is_v2("cpu") else ("cpu.cfs_quota_us", "{}")
+    return groups.chain(
+        "cpu", *({} if quota is None else {name: text.format(quota)} for quota in quotas)
+    )
 
 
 class TestRealQuotas:
@@ -144,17 +106,17 @@ class TestRealQuotas:
     )
     def test_of_one_cpu(self, limits):
         with own_group(*limits) as group:
-            assert printed(enter(group) + PRINT_CPUS) == "1"
+            assert printed(groups.enter(group) + PRINT_CPUS) == "1"
 
     def test_reach_workers_and_threads(self):
         with own_group(100_000) as group:
-            assert printed(enter(group) + PRINT_ALL) == "(1, 1, 1) (1, 1, 1)"
+            assert printed(groups.enter(group) + PRINT_ALL) == "(1, 1, 1) (1, 1, 1)"
 
     @pytest.mark.parametrize("limits", [(None,), (6_400_000,), (150_000,)])
     def test_that_are_wide_enough_limit_nothing(self, limits):
         wide = 2 if limits == (150_000,) else 64  # one and a half count as two
         with own_group(*limits) as group:
-            assert printed(enter(group) + PRINT_CPUS) == str(min(wide, pmap.cpu_count()))
+            assert printed(groups.enter(group) + PRINT_CPUS) == str(min(wide, pmap.cpu_count()))
 
 
 def forget_groups():

@@ -2,7 +2,7 @@
 
 A worker has one duplex pipe to its pool and shares nothing with other workers. A thread
 watches that pipe and ends the process when it closes, so that no worker outlives its
-caller, even one that is killed.
+caller, even one that is killed; where the kernel can see to that, it does so too (`_life`).
 
 The fork server is a process of our own that has imported Polars but never ran a query:
 its forks are whole, and ready in milliseconds. It proves so before each fork.
@@ -21,26 +21,54 @@ import threading
 import time
 import warnings
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["FORK", "READY", "REFUSED", "REQUEST", "WAIT", "main", "polars_pool_runs"]
+from pmap_backends._life import LifeLine, end_with
+
+if TYPE_CHECKING:
+    import resource
+
+__all__ = [
+    "ENDING",
+    "FORK",
+    "READY",
+    "REFUSED",
+    "REQUEST",
+    "WAIT",
+    "Ending",
+    "main",
+    "polars_pool_runs",
+    "reap",
+]
 
 READY = b"ready "
 REFUSED = b"refused "
 
+#: Why there is no fork.
+_POOL_RUNS = b"Polars' thread pool runs in the fork server"
+_NO_PROC = b"/proc does not say whether Polars' thread pool runs in the fork server"
+
 #: What is asked of the fork server: what, and which pid.
 REQUEST = struct.Struct("!cq")
 FORK, WAIT = b"F", b"W"
+#: What it answers to `WAIT`: an `Ending`.
+ENDING = struct.Struct("!qq")
+#: Bytes of what the system counts a process's memory in.
+_MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 #: Seconds that a worker that closed its pipe may take to end by itself.
 _GRACE = 0.5
 
 
-def main(role: str, fd: int) -> None:
+def main(role: str, fd: int, line: tuple[str, int] | None) -> None:
     """Entry point of a fresh interpreter."""
-    _serve(socket.socket(fileno=fd)) if role == "server" else _work(fd)
+    life = None if line is None else LifeLine(*line)
+    _serve(socket.socket(fileno=fd), life) if role == "server" else _work(fd, life)
 
 
-def _work(fd: int) -> None:
+def _work(fd: int, life: LifeLine | None) -> None:
     """Take payloads from the pipe, answer each, until it closes."""
+    end_with(life)
+    os.set_inheritable(fd, False)  # noqa: FBT003  what the function starts must not hold it open
     threading.Thread(target=_end_with_pipe, args=(fd,), name="pmap-watch", daemon=True).start()
     from pmap._worker import execute  # noqa: PLC0415  imports Polars: the watch starts first
 
@@ -91,8 +119,9 @@ def _is_pool_thread(task: str) -> bool:
     return name.startswith("polars-") and name[7:].isdigit()
 
 
-def _serve(control: socket.socket) -> None:
+def _serve(control: socket.socket, life: LifeLine | None) -> None:
     """Fork workers on request, until the control socket closes."""
+    end_with(life)
     _preload()
     while True:
         data, fds, _, _ = socket.recv_fds(control, REQUEST.size, 1)
@@ -100,9 +129,9 @@ def _serve(control: socket.socket) -> None:
             os._exit(0)
         what, pid = REQUEST.unpack(data)
         if what == FORK:
-            _fork(control, fds[0])
+            _fork(control, fds[0], life)
         else:
-            control.sendall(struct.pack("!q", _reap(pid)))
+            control.sendall(ENDING.pack(*reap(pid)))
 
 
 def _preload() -> None:
@@ -115,14 +144,21 @@ def _preload() -> None:
     warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
 
 
-def _fork(control: socket.socket, fd: int) -> None:
-    if polars_pool_runs() is not False:
-        Connection(fd).send_bytes(REFUSED + b"Polars' thread pool runs in the fork server")
+def _fork(control: socket.socket, fd: int, life: LifeLine | None) -> None:
+    runs = polars_pool_runs()
+    if runs is not False:
+        why = _POOL_RUNS if runs else _NO_PROC
+        Connection(fd).send_bytes(REFUSED + why)
         return
-    if os.fork() == 0:
+    try:
+        pid = os.fork()
+    except OSError as exc:
+        Connection(fd).send_bytes(REFUSED + f"the fork server can not fork: {exc}".encode())
+        return
+    if pid == 0:
         control.close()
         _reseed()
-        _work(fd)
+        _work(fd, life)
     os.close(fd)
 
 
@@ -133,14 +169,25 @@ def _reseed() -> None:
         random.seed()
 
 
-def _reap(pid: int) -> int:
-    """Exit code of a worker that has closed its pipe."""
+class Ending(NamedTuple):
+    """How a process ended: exit code as of `subprocess`, and the most memory it held, in bytes."""
+
+    exitcode: int
+    peak_memory: int
+
+
+def reap(pid: int) -> Ending:
+    """See to the end of a child that has closed its pipe."""
     deadline = time.monotonic() + _GRACE
     while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
+        done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
+            return _ending(status, usage)
         if time.monotonic() > deadline:
             os.kill(pid, 9)
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            return _ending(*os.wait4(pid, 0)[1:])
         time.sleep(0.001)
+
+
+def _ending(status: int, usage: resource.struct_rusage) -> Ending:
+    return Ending(os.waitstatus_to_exitcode(status), usage.ru_maxrss * _MEMORY_UNIT)

@@ -7,22 +7,36 @@ leave no way to give a worker an environment but to change this process's own.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
-import struct
 import subprocess
 import sys
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Protocol
 
+from pmap._resources import tight_limits
+from pmap._standard import keep_open
 from pmap.errors import WorkerStartError
 from pmap_backends import _child
+from pmap_backends._life import life_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ForkserverLauncher", "Launcher", "SpawnLauncher", "WorkerProcess", "python_command"]
+    from pmap_backends._child import Ending
+
+__all__ = [
+    "ForkserverLauncher",
+    "Launcher",
+    "SpawnLauncher",
+    "WorkerProcess",
+    "not_granted",
+    "python_command",
+    "refuse_frozen",
+]
 
 #: Seconds to wait for the end of a process that was told to end.
 _PATIENCE = 2.0
@@ -38,8 +52,8 @@ class WorkerProcess(Protocol):
         """End it now."""
         ...
 
-    def wait(self) -> int | None:
-        """Reap it after its pipe has closed; its exit code as of `subprocess`."""
+    def wait(self) -> Ending | None:
+        """Reap it after its pipe has closed; ``None`` if how it ended can't be told."""
         ...
 
 
@@ -59,14 +73,33 @@ class Launcher(Protocol):
         ...
 
 
+def refuse_frozen() -> None:
+    """Refuse to start the program again, and again, in place of a Python.
+
+    Raises
+    ------
+    WorkerStartError
+        When this program was frozen into an executable, as by PyInstaller.
+    """
+    executable = os.fsdecode(spawn.get_executable() or "")
+    if getattr(sys, "frozen", False) and executable in {sys.executable, ""}:
+        raise WorkerStartError(
+            f"this program is frozen: {sys.executable} is no Python to start workers with. Use "
+            "backend='threads' or 'serial', or call multiprocessing.set_executable(path) with a "
+            "Python that has the same packages"
+        )
+
+
 def python_command(code: str) -> list[str]:
     """A command that runs `code` in a fresh Python with this one's flags and import paths.
 
     Raises
     ------
     WorkerStartError
-        When it is not known which Python that is, as in some embedding programs.
+        When it is not known which Python that is, as in some embedding programs, or there is
+        none, as in frozen ones.
     """
+    refuse_frozen()
     executable = os.fsdecode(spawn.get_executable() or "")
     if not executable:
         raise WorkerStartError(
@@ -82,9 +115,9 @@ def _start_interpreter(
     role: str, end: socket.socket, env: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start Python with one end of a pipe."""
-    command = python_command(
-        f"from pmap_backends._child import main; main({role!r}, {end.fileno()})"
-    )
+    line = life_line()
+    arguments = f"{role!r}, {end.fileno()}, {None if line is None else tuple(line)!r}"
+    command = python_command(f"from pmap_backends._child import main; main({arguments})")
     try:
         return subprocess.Popen(  # noqa: S603  our own interpreter, no shell
             command,
@@ -94,7 +127,18 @@ def _start_interpreter(
             process_group=0,  # Ctrl-C in a terminal is the caller's alone
         )
     except OSError as exc:
-        raise WorkerStartError(f"could not start a worker process ({command[0]}): {exc}") from exc
+        raise not_granted(f"start a worker process ({command[0]})", exc) from exc
+
+
+def not_granted(doing: str, exc: Exception) -> WorkerStartError:
+    """An error of the system while starting something, with what to do about it."""
+    code = exc.errno if isinstance(exc, OSError) else None
+    hint = {
+        errno.EMFILE: "raise `ulimit -n`, or use fewer workers (n_jobs)",
+        errno.ENOMEM: "use fewer workers (n_jobs)",
+        errno.EACCES: "this user may not run it",
+    }.get(code or 0, "raise `ulimit -u`, use fewer workers (n_jobs), or backend='serial'")
+    return WorkerStartError(f"could not {doing}: {exc}: {hint}{tight_limits()}")
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:
@@ -106,10 +150,11 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
+    keep_open()
     try:
         return socket.socketpair()
     except OSError as exc:
-        raise WorkerStartError(f"could not make a pipe for a worker: {exc}") from exc
+        raise not_granted("make a pipe for a worker", exc) from exc
 
 
 class _Spawned:
@@ -119,12 +164,17 @@ class _Spawned:
         self.pipe = pipe
         self.pid: int | None = process.pid
         self._process = process
+        self._ending: Ending | None = None
 
     def kill(self) -> None:
         self._process.kill()
 
-    def wait(self) -> int | None:
-        return _end(self._process, _PATIENCE)
+    def wait(self) -> Ending | None:
+        if self._process.returncode is None:
+            self._process.returncode = 0  # from now on it is ours to reap
+            with contextlib.suppress(ChildProcessError):  # the program has reaped it itself
+                self._ending = _child.reap(self._process.pid)
+        return self._ending
 
 
 class SpawnLauncher:
@@ -162,8 +212,8 @@ class _Forked:
         if self.pid is not None:
             os.kill(self.pid, 9)
 
-    def wait(self) -> int | None:
-        return None if self.pid is None else self._server.exit_code(self.pid)
+    def wait(self) -> Ending | None:
+        return None if self.pid is None else self._server.ending_of(self.pid)
 
 
 class ForkserverLauncher:
@@ -180,7 +230,10 @@ class ForkserverLauncher:
         with theirs:
             try:
                 self._ask_for_fork(theirs)
-            except (OSError, WorkerStartError) as exc:
+            except WorkerStartError:
+                ours.close()
+                raise
+            except OSError as exc:
                 ours.close()
                 raise WorkerStartError(f"the fork server is gone: {exc}") from exc
         return _Forked(Connection(ours.detach()), self)
@@ -204,17 +257,17 @@ class ForkserverLauncher:
             self._control = ours
         return self._control
 
-    def exit_code(self, pid: int) -> int | None:
+    def ending_of(self, pid: int) -> Ending | None:
         """How a worker ended; ``None`` if the server is gone too."""
         if self._control is None:
             return None
         try:
             self._control.sendall(_child.REQUEST.pack(_child.WAIT, pid))
-            answer = self._control.recv(8)
+            answer = self._control.recv(_child.ENDING.size)
         except OSError:
             self.close()  # a late answer would be taken for the next one's
             return None
-        return struct.unpack("!q", answer)[0] if answer else None
+        return _child.Ending(*_child.ENDING.unpack(answer)) if answer else None
 
     def forget(self) -> None:
         """Let go of the control socket, which would keep the server alive."""

@@ -1,56 +1,268 @@
-"""loky's executor, one of our own, so that nobody else's settings or shutdown meet ours."""
+"""loky's workers, each in an executor of its own: one that dies does not take the others along.
+
+Our own executors, so that nobody else's settings or shutdown meet ours. A worker first says
+its pid; so a death before that is a failed start, and one after it is its task's.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections import deque
+from concurrent.futures import BrokenExecutor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from loky.backend.context import get_context  # pyright: ignore[reportUnknownVariableType]
 from loky.process_executor import ProcessPoolExecutor
 
-from pmap.backend import Capabilities, ExecutorBackend, Locality
-from pmap.errors import ArgumentError
+from pmap.backend import Capabilities, Locality
+from pmap.errors import ArgumentError, BackendError, WorkerDiedError, WorkerStartError
+from pmap_backends._life import end_with, life_line
+from pmap_backends._loky_needs import do_without_proc, remedy, start_tracker
 
 if TYPE_CHECKING:
-    from pmap.backend import WorkerSpec
+    from collections.abc import Mapping
+
+    from pmap.backend import Task, WorkerSpec
+    from pmap_backends._life import LifeLine
 
 __all__ = ["LokyBackend"]
 
 #: loky replaces workers that grow by 300 MB, which frames easily do. Bytes.
 _NO_LEAK_CHECK = str(1 << 50)
+#: Workers that may die in a row before their first task.
+_MAX_START_FAILURES = 3
+#: Seconds to wait for the exit code of a process that has ended.
+_PATIENCE = 1.0
+_STDERR = 2
 
 
-class LokyBackend(ExecutorBackend):
-    """Process workers of loky; if one dies, the executor breaks and the core makes another."""
+class _Item:
+    """A task that waits or runs, and its future."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.future: Future[Any] = Future()
+
+    def claim(self) -> bool:
+        """Whether it still is to run; from then on it can not be cancelled."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def drop(self) -> None:
+        """It will not run, as the pool is closed."""
+        if not self.future.cancel() and not self.future.done():
+            self.future.set_exception(BackendError("the pool was closed before this ran"))
+
+
+class _Worker:
+    """An executor of one process."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        context: Any = get_context("loky")
+        self._executor: Any = ProcessPoolExecutor(
+            1,
+            context=context,
+            initializer=_prepare,
+            initargs=(os.getpid(), life_line()),
+            env=dict(env),
+        )
+        self.ready: Future[int] = self._executor.submit(os.getpid)
+
+    def run(self, task: Task) -> Future[Any]:
+        """Submit to the executor, which has nothing else to do."""
+        future: Future[Any] = self._executor.submit(task)
+        return future
+
+    def exitcode(self) -> int | None:
+        """How the process ended, where loky lets us see it."""
+        processes: dict[int, Any] = getattr(self._executor, "_processes", None) or {}
+        process = processes.get(self.ready.result())
+        if process is None:
+            return None
+        process.join(_PATIENCE)
+        code: int | None = process.exitcode
+        return code
+
+    def stop(self, *, wait: bool) -> None:
+        """End the process now."""
+        self._executor.shutdown(wait=wait, kill_workers=True)
+
+
+class LokyBackend:
+    """Process workers of loky, which can be killed and replaced one by one.
+
+    Callbacks of futures run in a thread of the executor that they are of, never under the lock.
+    """
 
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.max_tasks_per_child is not None:
             raise ArgumentError(
                 "loky can not replace workers after max_tasks_per_child: use 'forkserver' or 'spawn'"
             )
+        start_tracker()  # before there is a semaphore, which a kill would leave
+        self.capabilities = Capabilities(
+            locality=Locality.MACHINE, n_workers=spec.n_workers, killable=True, owns_workers=True
+        )
         wanted = {**spec.environment(), "LOKY_MAX_MEMORY_LEAK_SIZE": _NO_LEAK_CHECK}
-        context: Any = get_context("loky")
-        pool = ProcessPoolExecutor(
-            spec.n_workers,
-            context=context,
-            initializer=_prepare,
-            initargs=(os.getpid(),),
-            env={name: value for name, value in wanted.items() if os.environ.get(name) != value},
-        )
-        capabilities = Capabilities(
-            locality=Locality.MACHINE, n_workers=spec.n_workers, owns_workers=True
-        )
-        super().__init__(pool, capabilities, partial(pool.shutdown, wait=True, kill_workers=True))
+        self._env = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
+        self._lock = threading.Lock()
+        self._growing = threading.RLock()  # one thread at a time starts workers
+        self._waiting: deque[_Item] = deque()
+        self._workers: set[_Worker] = set()
+        self._free: list[_Worker] = []
+        self._start_failures = 0
+        self._closed = False
+
+    def submit(self, task: Task) -> Future[Any]:
+        """Give the task to a worker, start one for it, or let it wait."""
+        item = _Item(task)
+        with self._lock:
+            if self._closed:
+                raise BackendError("this pool is closed")
+            self._waiting.append(item)
+        self._assign()
+        return item.future
+
+    def _assign(self) -> None:
+        while work := self._next_work():
+            item, worker = work
+            if item.claim():
+                self._start(item, worker)
+            else:
+                self._set_free(worker)
+        self._grow()
+
+    def _next_work(self) -> tuple[_Item, _Worker] | None:
+        with self._lock:
+            if self._closed or not self._waiting or not self._free:
+                return None
+            return self._waiting.popleft(), self._free.pop()
+
+    def _start(self, item: _Item, worker: _Worker) -> None:
+        try:
+            future = worker.run(item.task)
+        except Exception:  # noqa: BLE001  it died while it had nothing to do: nobody's fault
+            with self._lock:
+                self._waiting.appendleft(item)
+            self._remove(worker)
+        else:
+            future.add_done_callback(partial(self._finish, item, worker))
+
+    def _set_free(self, worker: _Worker) -> None:
+        with self._lock:
+            self._free.append(worker)
+
+    def _finish(self, item: _Item, worker: _Worker, future: Future[Any]) -> None:
+        failure = BackendError("cancelled") if future.cancelled() else future.exception()
+        if self._closed:
+            failure = BackendError("the pool was closed while this ran")
+        elif isinstance(failure, BrokenExecutor):
+            died = WorkerDiedError(exitcode=worker.exitcode(), pid=worker.ready.result())
+            died.__cause__, failure = failure, died
+            self._remove(worker)
+        else:
+            self._set_free(worker)
+        self._assign()
+        if failure is None:
+            item.future.set_result(future.result())
+        else:
+            item.future.set_exception(failure)
+
+    # Workers.
+
+    def _grow(self) -> None:
+        """Start workers for what waits, as many as may be."""
+        with self._growing:
+            while self._may_grow() and self._add():
+                pass
+
+    def _may_grow(self) -> bool:
+        with self._lock:
+            starting = sum(not worker.ready.done() for worker in self._workers)
+            is_full = len(self._workers) >= self.capabilities.n_workers
+            return not self._closed and not is_full and len(self._waiting) > starting
+
+    def _add(self) -> bool:
+        try:
+            worker = _Worker(self._env)
+        except Exception as exc:  # noqa: BLE001  loky raises what the system does, and more
+            self._refuse(exc)
+            return False
+        with self._lock:
+            is_late = self._closed
+            self._workers.add(worker)
+        if is_late:
+            self._remove(worker)
+            return False
+        worker.ready.add_done_callback(partial(self._welcome, worker))
+        return True
+
+    def _welcome(self, worker: _Worker, ready: Future[int]) -> None:
+        failure = BackendError("cancelled") if ready.cancelled() else ready.exception()
+        if failure is None:
+            self._start_failures = 0
+            self._set_free(worker)
+        else:
+            self._remove(worker)
+            self._start_failures += 1
+        if self._start_failures >= _MAX_START_FAILURES:
+            self._start_failures = 0
+            self._refuse(failure)
+        self._assign()
+
+    def _refuse(self, failure: BaseException | None) -> None:
+        """No worker can be started: what waits fails, unless there are other workers."""
+        with self._lock:
+            if self._workers or self._closed:
+                return
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        error = WorkerStartError(f"loky's workers can not be started: {failure}{remedy(failure)}")
+        error.__cause__ = failure
+        for item in waiting:
+            if item.claim():
+                item.future.set_exception(error)
+
+    def _remove(self, worker: _Worker) -> None:
+        with self._lock:
+            self._workers.discard(worker)
+        worker.stop(wait=False)
+
+    # The end.
+
+    def close(self) -> None:
+        """Stop the workers now, running tasks included; idempotent."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            workers = list(self._workers)
+            self._workers.clear()
+        for item in waiting:
+            item.drop()
+        for worker in workers:
+            worker.stop(wait=True)
 
 
-def _prepare(caller: int) -> None:
+def _prepare(caller: int, line: LifeLine | None) -> None:
     """In each worker: leave Ctrl-C to the caller, and end when the caller does."""
+    end_with(line)
+    _keep_pipes()
+    do_without_proc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(caller,), name="pmap-watch", daemon=True).start()
+
+
+def _keep_pipes() -> None:
+    """From programs that functions start: who holds a worker's pipes hides its death from loky."""
+    with contextlib.suppress(OSError):  # no such folder
+        for fd in map(int, os.listdir("/dev/fd")):
+            with contextlib.suppress(OSError):  # it was of the listing itself
+                os.set_inheritable(fd, fd <= _STDERR)
 
 
 def _end_with(caller: int) -> None:

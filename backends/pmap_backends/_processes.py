@@ -22,11 +22,13 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pmap._resources import tight_limits
+from pmap._standard import keep_open
 from pmap._warn import warn
 from pmap.backend import Capabilities, Locality
 from pmap.errors import BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._child import READY, REFUSED
-from pmap_backends._launch import ForkserverLauncher, SpawnLauncher
+from pmap_backends._launch import ForkserverLauncher, SpawnLauncher, not_granted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +54,11 @@ class _Item:
     def claim(self) -> bool:
         """Whether it still is to run; from then on it can not be cancelled."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
+
+    def drop(self) -> None:
+        """It will not run, as the pool is closed."""
+        if not self.future.cancel() and not self.future.done():
+            self.future.set_exception(BackendError("the pool was closed before this ran"))
 
 
 class _Worker:
@@ -96,7 +103,7 @@ class _ProcessPool:
         self._workers: dict[int, _Worker] = {}  # by the descriptor of their pipe
         self._start_failures = 0
         self._closed = False
-        self._wake_r, self._wake_w = os.pipe()
+        self._wake_r, self._wake_w = _pipe()
         self._poll = select.poll()
         self._poll.register(self._wake_r, select.POLLIN)
         self._listener: threading.Thread | None = None
@@ -108,19 +115,23 @@ class _ProcessPool:
         with self._lock:
             if self._closed:
                 raise BackendError("this pool is closed")
+            self._listen()
             self._waiting.append(item)
             try:
                 self._assign()
             except WorkerStartError:
                 self._waiting.remove(item)
                 raise
-            self._listen()
         return item.future
 
     def _listen(self) -> None:
         if self._listener is None:
-            self._listener = threading.Thread(target=self._run, name="pmap-listen", daemon=True)
-            self._listener.start()
+            listener = threading.Thread(target=self._run, name="pmap-listen", daemon=True)
+            try:
+                listener.start()
+            except RuntimeError as exc:
+                raise not_granted("start the thread that listens to workers", exc) from exc
+            self._listener = listener
 
     # Handing out, under the lock.
 
@@ -209,7 +220,8 @@ class _ProcessPool:
                 return  # `close` has taken it, and sees to its end
         self._poll.unregister(fd)
         worker.process.pipe.close()
-        exitcode = worker.process.wait()
+        ending = worker.process.wait()
+        exitcode = None if ending is None else ending.exitcode
         blamed: list[tuple[Future[Any], BaseException]] = []
         with self._lock:
             if not worker.ready:
@@ -217,7 +229,11 @@ class _ProcessPool:
                 if worker.item is not None:
                     self._waiting.appendleft(worker.item)
             elif worker.item is not None:
-                died = WorkerDiedError(exitcode=exitcode, pid=worker.process.pid)
+                died = WorkerDiedError(
+                    exitcode=exitcode,
+                    pid=worker.process.pid,
+                    peak_memory=None if ending is None else ending.peak_memory,
+                )
                 blamed.append((worker.item.future, died))
             blamed += self._give_up_starting(exitcode) or self._reassign()
         for future, exc in blamed:
@@ -237,7 +253,7 @@ class _ProcessPool:
         return self._drop_waiting(
             WorkerStartError(
                 f"{_MAX_START_FAILURES} workers in a row ended before their first task, the last "
-                f"{_how(exitcode)}; what they wrote to stderr says why"
+                f"{_how(exitcode)}; what they wrote to stderr says why{tight_limits()}"
             )
         )
 
@@ -273,7 +289,7 @@ class _ProcessPool:
             workers = list(self._workers.values())
             self._workers.clear()
         for item in waiting:
-            item.future.cancel()
+            item.drop()
         self._wake()
         if self._listener is not None and self._listener is not threading.current_thread():
             self._listener.join(5)
@@ -309,6 +325,14 @@ class _ProcessPool:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ProcessPool.forget_in_child)
+
+
+def _pipe() -> tuple[int, int]:
+    keep_open()
+    try:
+        return os.pipe()
+    except OSError as exc:
+        raise not_granted("make a pipe for a pool of workers", exc) from exc
 
 
 def _how(exitcode: int | None) -> str:

@@ -70,9 +70,11 @@ def _carrier(capabilities: Capabilities, function: Function, count: int) -> Carr
     call = CallSpec(function, resolve(), count, want_frame=False)
     if capabilities.locality is Locality.PROCESS:
         return LocalCarrier(call)
-    return RemoteCarrier(
+    carrier = RemoteCarrier(
         call, capabilities.locality, n_slots=count, owned=capabilities.owns_workers
     )
+    carrier.open()
+    return carrier
 
 
 class Contract(Base):

@@ -120,11 +120,15 @@ class Failures(Base):
         assert [repr(error) for error in report.failures] == ["ValueError('bad')"]
 
     def test_on_error_while_iterating(self) -> None:
-        """A partition that failed is left out."""
+        """The error of a partition that failed is in the place of its result."""
         iterate = self._iterate(
             plain(), RaiseOn(2, lambda: ValueError("bad")), n_partitions=4, on_error="return"
         )
-        assert [part["x"][0] for part in iterate] == [0, 3, 9]
+        results = list(iterate)
+        failed = results.pop(2)
+        assert isinstance(failed, ValueError)
+        assert str(failed) == "bad"
+        assert [part["x"][0] for part in results] == [0, 3, 9]
 
     def test_retries(self) -> None:
         """A partition may fail so many times, and knows at which attempt it is."""
