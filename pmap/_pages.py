@@ -8,6 +8,7 @@ back. So memory is bounded, goes back when it rests, and no finalizer runs Pytho
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import queue
@@ -130,6 +131,13 @@ class _Pages:
             segment.lent = False
             self.give_back(segment) if segment.reusable else segment.close()
 
+    def remove_names(self) -> None:
+        """At exit: frames that the user still holds are in memory, their files need not stay."""
+        with self._lock:
+            named = [segment for _, segment in self._lent.values() if segment.kind == "named"]
+        for segment in named:
+            segment.close()
+
     def trim(self, rest: float) -> bool:
         """Close what has rested so many seconds; whether others still keep something."""
         before = time.monotonic() - rest
@@ -158,6 +166,7 @@ def at_rest(trim_others: Callable[[float], bool], forget: Callable[[], None]) ->
 
 
 _pages = _Pages()
+atexit.register(_pages.remove_names)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pages.forget)
 

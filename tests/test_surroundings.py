@@ -33,6 +33,7 @@ def double(part):
     return part.select(pl.col("x") * 2)
 
 def attempt(backend):
+    global out  # frames are held at exit
     try:
         for _ in range(2):
             out = pmap.map_partitions(df, FUNCTION, backend=backend, n_jobs=2, n_partitions=4)
