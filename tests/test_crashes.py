@@ -23,6 +23,8 @@ import pytest
 import pmap
 from pmap import errors
 
+pytestmark = pytest.mark.once  # costly, and the same on every Python
+
 DF = pl.DataFrame({"x": range(100)})
 LARGE = pl.DataFrame({"x": range(200_000)})  # results of a quarter of it travel in a segment
 
@@ -123,19 +125,18 @@ def charged(error, how):
     assert errors.failed_partition(error).index == 1
 
 
-@pytest.mark.parametrize("moment", [while_running, while_pickling, while_writing])
 class TestAPartition:
     """That ends its worker, or raises."""
 
-    def test_stops_the_job(self, process_backend, moment, end, how):
+    def test_stops_the_job(self, process_backend, end, how):
+        function = EndsOnSecond(while_running, end)
         with pytest.raises((Boom, errors.WorkerDiedError)) as caught:
             list(
-                pmap.iter_partitions(
-                    LARGE, EndsOnSecond(moment, end), n_partitions=4, backend=process_backend
-                )
+                pmap.iter_partitions(LARGE, function, n_partitions=4, backend=process_backend)
             )
         charged(caught.value, how)
 
+    @pytest.mark.parametrize("moment", [while_running, while_pickling, while_writing])
     def test_leaves_the_others_alone(self, process_backend, moment, end, how):
         out = list(
             pmap.iter_partitions(

@@ -203,7 +203,7 @@ def test_only_the_dead_workers_partition_is_blamed(own, end, code):
     results = list(
         pmap.iter_partitions(FRAME, die_at_zero, backend=own, n_partitions=6, on_error="return")
     )
-    assert results == [2, 4, 6, 8, 10]
+    assert [result for result in results if isinstance(result, int)] == [2, 4, 6, 8, 10]
     (failure,) = pmap.last_report().failures
     assert isinstance(failure, WorkerDiedError)
     assert (failure.index, failure.exitcode) == (0, code)
