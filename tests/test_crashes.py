@@ -131,9 +131,7 @@ class TestAPartition:
     def test_stops_the_job(self, process_backend, end, how):
         function = EndsOnSecond(while_running, end)
         with pytest.raises((Boom, errors.WorkerDiedError)) as caught:
-            list(
-                pmap.iter_partitions(LARGE, function, n_partitions=4, backend=process_backend)
-            )
+            list(pmap.iter_partitions(LARGE, function, n_partitions=4, backend=process_backend))
         charged(caught.value, how)
 
     @pytest.mark.parametrize("moment", [while_running, while_pickling, while_writing])
