@@ -123,6 +123,7 @@ class TestAnotherUser:
     @pytest.mark.parametrize("kind", KINDS)
     def test_gets_at_no_segment(self, kind, monkeypatch, process_backend):
         """Neither of the caller's nor through a worker's; root, for whom it is no secret, does."""
+        pmap.shutdown()  # segments that rest are many, after other tests
         monkeypatch.setattr(_segment, "default_kind", lambda: kind)
         monkeypatch.setattr("pmap._carry.kind_for", lambda _: kind)
         shared = pmap.share(DF)
