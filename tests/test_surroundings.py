@@ -377,7 +377,8 @@ class TestWithoutAnonymousMemory:
         forbid = f"{forbidding(38)}\nos.environ['TMPDIR'] = '/proc'; os.chdir('/proc')"
         nothing = "mount -t tmpfs -o ro none"
         words = mounted(f"mount --bind {place.folder} /mnt; {nothing} /dev/shm; {nothing} /var/tmp")
-        words = (*words, *mounted(f"{nothing} /tmp"))
+        # Its own folder stays to be read: the interpreter may lie there.
+        words = (*words, *mounted("mount --bind /tmp /tmp; mount -o remount,bind,ro /tmp"))
         text = program(then=forbid).replace("sys.argv[1]", "'/mnt/found'")
         (place.folder / "program.py").write_text(text)
         found = place.outcomes("/mnt/program.py", before=words)
