@@ -255,6 +255,7 @@ def test_base_exceptions_of_the_function_are_its_failure_alone(process_backend, 
     assert "from the function" in str(failure)
 
 
+@pytest.mark.slow  # of 100 MB it is tried on every backend
 def test_a_message_of_a_gigabyte_is_cut():
     def fail(part):
         raise ValueError("x" * 1_000_000_000)
