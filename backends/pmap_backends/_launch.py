@@ -123,6 +123,7 @@ def _start_interpreter(
             command,
             env=dict(env),
             stdin=subprocess.DEVNULL,
+            cwd=_working_folder(),
             pass_fds=[end.fileno()],
             process_group=0,  # Ctrl-C in a terminal is the caller's alone
         )
@@ -139,6 +140,15 @@ def not_granted(doing: str, exc: Exception) -> WorkerStartError:
         errno.EACCES: "this user may not run it",
     }.get(code or 0, "raise `ulimit -u`, use fewer workers (n_jobs), or backend='serial'")
     return WorkerStartError(f"could not {doing}: {exc}: {hint}{tight_limits()}")
+
+
+def _working_folder() -> str | None:
+    """The caller's own; if that was deleted, one in which Python 3.13 starts at all."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return os.sep
+    return None
 
 
 def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:
