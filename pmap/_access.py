@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from pmap import _pools
 from pmap._interrupts import deferred
 from pmap._registry import adopt, get_backend
+from pmap._resources import memory_of
 from pmap.backend import Locality
 from pmap.errors import ArgumentError
 
@@ -49,6 +51,8 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
             f"backend {access.name!r} can not stop a partition that takes too much memory: "
             "memory_limit= needs backend='forkserver', 'spawn' or 'loky'"
         )
+    if options.memory_limit is not None and memory_of(os.getpid()) is None:
+        raise ArgumentError("memory_limit= needs /proc, which says what workers hold")
     return access
 
 
