@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["open_access"]
 
 
+#: Options for which a partition must be stopped, and when.
+_LIMITS = {"timeout": "runs too long", "memory_limit": "takes too much memory"}
+
+
 def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitStack) -> Access:
     """Get hold of a backend until `stack` is closed.
 
@@ -41,16 +45,12 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     can_stop = capabilities.locality is Locality.MACHINE and (
         capabilities.killable or capabilities.owns_workers
     )
-    if options.timeout is not None and not can_stop:
-        raise ArgumentError(
-            f"backend {access.name!r} can not stop a partition that runs too long: "
-            "timeout= needs backend='forkserver', 'spawn' or 'loky'"
-        )
-    if options.memory_limit is not None and not can_stop:
-        raise ArgumentError(
-            f"backend {access.name!r} can not stop a partition that takes too much memory: "
-            "memory_limit= needs backend='forkserver', 'spawn' or 'loky'"
-        )
+    for name, what in _LIMITS.items():
+        if getattr(options, name) is not None and not can_stop:
+            raise ArgumentError(
+                f"backend {access.name!r} can not stop a partition that {what}: "
+                f"{name}= needs backend='forkserver', 'spawn' or 'loky'"
+            )
     if options.memory_limit is not None and memory_of(os.getpid()) is None:
         raise ArgumentError("memory_limit= needs /proc, which says what workers hold")
     return access

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Stack", "deferred", "give_way"]
 
 
-# What `signal` wraps: its enumerations cost ten times as much as the rest of this.
-_get_handler: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set_handler: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
-
-
 class _Deferred:
     """A reentrant context; of the main thread alone, since no other is interrupted.
 
@@ -66,14 +61,14 @@ class _Deferred:
             self._uninstall()
 
     def _install(self) -> None:
-        found = _get_handler(signal.SIGINT)
+        found = signal.getsignal(signal.SIGINT)
         if callable(found) and found != self._catch:
             self._handler = found
-            _set_handler(signal.SIGINT, self._catch)
+            signal.signal(signal.SIGINT, self._catch)
 
     def _uninstall(self) -> None:
-        if self._holders == 0 and _get_handler(signal.SIGINT) == self._catch:
-            _set_handler(signal.SIGINT, self._handler)
+        if self._holders == 0 and signal.getsignal(signal.SIGINT) == self._catch:
+            signal.signal(signal.SIGINT, self._handler)
 
     def _catch(self, _: int, frame: FrameType | None) -> None:
         self._caught.append(frame)

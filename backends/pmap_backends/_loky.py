@@ -21,6 +21,7 @@ from loky.process_executor import ProcessPoolExecutor
 
 from pmap.backend import Capabilities, Locality
 from pmap.errors import ArgumentError, BackendError, WorkerDiedError, WorkerStartError
+from pmap_backends._item import Item
 from pmap_backends._life import end_with, life_line
 from pmap_backends._loky_needs import do_without_proc, remedy, start_tracker
 
@@ -39,23 +40,6 @@ _MAX_START_FAILURES = 3
 #: Seconds to wait for the exit code of a process that has ended.
 _PATIENCE = 1.0
 _STDERR = 2
-
-
-class _Item:
-    """A task that waits or runs, and its future."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.future: Future[Any] = Future()
-
-    def claim(self) -> bool:
-        """Whether it still is to run; from then on it can not be cancelled."""
-        return self.future.running() or self.future.set_running_or_notify_cancel()
-
-    def drop(self) -> None:
-        """It will not run, as the pool is closed."""
-        if not self.future.cancel() and not self.future.done():
-            self.future.set_exception(BackendError("the pool was closed before this ran"))
 
 
 class _Worker:
@@ -111,7 +95,7 @@ class LokyBackend:
         self._env = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
         self._lock = threading.Lock()
         self._growing = threading.RLock()  # one thread at a time starts workers
-        self._waiting: deque[_Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._workers: set[_Worker] = set()
         self._free: list[_Worker] = []
         self._start_failures = 0
@@ -119,7 +103,7 @@ class LokyBackend:
 
     def submit(self, task: Task) -> Future[Any]:
         """Give the task to a worker, start one for it, or let it wait."""
-        item = _Item(task)
+        item = Item(task)
         with self._lock:
             if self._closed:
                 raise BackendError("this pool is closed")
@@ -136,13 +120,13 @@ class LokyBackend:
                 self._set_free(worker)
         self._grow()
 
-    def _next_work(self) -> tuple[_Item, _Worker] | None:
+    def _next_work(self) -> tuple[Item, _Worker] | None:
         with self._lock:
             if self._closed or not self._waiting or not self._free:
                 return None
             return self._waiting.popleft(), self._free.pop()
 
-    def _start(self, item: _Item, worker: _Worker) -> None:
+    def _start(self, item: Item, worker: _Worker) -> None:
         try:
             future = worker.run(item.task)
         except Exception:  # noqa: BLE001  it died while it had nothing to do: nobody's fault
@@ -156,7 +140,7 @@ class LokyBackend:
         with self._lock:
             self._free.append(worker)
 
-    def _finish(self, item: _Item, worker: _Worker, future: Future[Any]) -> None:
+    def _finish(self, item: Item, worker: _Worker, future: Future[Any]) -> None:
         failure = BackendError("cancelled") if future.cancelled() else future.exception()
         if self._closed:
             failure = BackendError("the pool was closed while this ran")

@@ -19,7 +19,6 @@ import threading
 import time
 import weakref
 from collections import deque
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmap._resources import tight_limits
@@ -28,9 +27,11 @@ from pmap._warn import warn
 from pmap.backend import Capabilities, Locality
 from pmap.errors import BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._child import READY, REFUSED
+from pmap_backends._item import Item
 from pmap_backends._launch import ForkserverLauncher, SpawnLauncher, not_granted
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from collections.abc import Callable, Mapping
 
     from pmap.backend import Task, WorkerSpec
@@ -44,23 +45,6 @@ _START_TIMEOUT = 60.0
 _MAX_START_FAILURES = 3
 
 
-class _Item:
-    """A payload that waits or runs, and its future."""
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self.future: Future[Any] = Future()
-
-    def claim(self) -> bool:
-        """Whether it still is to run; from then on it can not be cancelled."""
-        return self.future.running() or self.future.set_running_or_notify_cancel()
-
-    def drop(self) -> None:
-        """It will not run, as the pool is closed."""
-        if not self.future.cancel() and not self.future.done():
-            self.future.set_exception(BackendError("the pool was closed before this ran"))
-
-
 class _Worker:
     """One process, and what it was given."""
 
@@ -68,7 +52,7 @@ class _Worker:
         self.process = process
         self.ready = False
         self.started = time.monotonic()
-        self.item: _Item | None = None  #: what it runs, or shall run once it is ready
+        self.item: Item | None = None  #: what it runs, or shall run once it is ready
         self._left = max_tasks
 
     @property
@@ -76,14 +60,14 @@ class _Worker:
         """Whether it has had all the tasks it may have."""
         return self._left == 0
 
-    def give(self, item: _Item) -> None:
+    def give(self, item: Item) -> None:
         """Send a payload; small, so that it fits the pipe's buffer and never blocks."""
         self.item = item
         if self._left is not None:
             self._left -= 1
         # A pipe that broke meanwhile is seen, and handled, by the listening thread.
         with contextlib.suppress(OSError):
-            self.process.pipe.send_bytes(item.payload)
+            self.process.pipe.send_bytes(item.task.payload)
 
 
 class _ProcessPool:
@@ -99,7 +83,7 @@ class _ProcessPool:
         self._env = spec.environment()
         self._launcher = launcher(self._env)
         self._lock = threading.RLock()
-        self._waiting: deque[_Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._workers: dict[int, _Worker] = {}  # by the descriptor of their pipe
         self._start_failures = 0
         self._closed = False
@@ -111,7 +95,7 @@ class _ProcessPool:
 
     def submit(self, task: Task) -> Future[Any]:
         """Give the task to a worker, start one for it, or let it wait."""
-        item = _Item(task.payload)
+        item = Item(task)
         with self._lock:
             if self._closed:
                 raise BackendError("this pool is closed")
