@@ -31,8 +31,8 @@ from pmap_backends._item import Item
 from pmap_backends._launch import ForkserverLauncher, SpawnLauncher, not_granted
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
 
     from pmap.backend import Task, WorkerSpec
     from pmap_backends._launch import Launcher, WorkerProcess
