@@ -7,7 +7,11 @@ Two workers, warm, every contender given the same slices, interleaved in one run
 - ``out``: the frame goes out, one row a partition comes back;
 - ``through``: it goes out and comes back as it is;
 - ``new``: it goes out, and as much that is new comes back;
-- ``chained``: the result of ``new`` goes out again (pmap alone knows that it is there).
+- ``chained``: the result of ``new`` goes out again (pmap alone knows that it is there);
+- ``call``: as ``chained``, of a frame of 1,000 rows, so that the difference is the transport.
+
+Each round has the contenders in another order: who comes after one that filled the caches and
+took the memory pays for it.
 
 The plain loop shows what the function itself takes; a copy of the bytes in memory and the
 same bytes through a pipe show what the machine can do. Contenders that are not installed
@@ -23,6 +27,7 @@ import importlib.util
 import itertools
 import multiprocessing
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -257,20 +262,23 @@ def compare(
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each call, one contender after the other in each round."""
     times: dict[str, dict[str, list[float]]] = {
-        kind: {name: [] for name in pools} for kind in (*FUNCTIONS, "chained")
+        kind: {name: [] for name in pools} for kind in (*FUNCTIONS, "chained", "call")
     }
+    small = frame.head(1_000)
+    shuffled = random.Random(0)
     for number in range(rounds + 1):
         for kind, function in FUNCTIONS.items():
-            for name, call in pools.items():
+            for name, call in shuffled.sample(list(pools.items()), len(pools)):
                 elapsed, result = timed(lambda call=call, function=function: call(frame, function))
                 if number == 0:  # starts the workers; and is the result right?
                     check(name, kind, frame, result)
                 else:
                     times[kind][name].append(elapsed)
                 if kind == "new" and name.startswith("pmap"):
-                    elapsed, _ = timed(lambda call=call, result=result: call(result, out))
-                    if number > 0:
-                        times["chained"][name].append(elapsed)
+                    for what, whole in (("chained", result), ("call", small)):
+                        elapsed, _ = timed(lambda call=call, whole=whole: call(whole, out))
+                        if number > 0:
+                            times[what][name].append(elapsed)
                 del result
     return times
 
