@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Never, TypeVar, cast
 import polars as pl
 
 from pmap._arguments import refuse_foreign
-from pmap._call import Call, Work
+from pmap._call import Call
 from pmap._config import UNSET, Options, resolve
 from pmap._dtypes import refuse_unsupported
 from pmap._forkguard import check_process
 from pmap._gather import gather
+from pmap._leg import Work
 from pmap._partition import Partition, Split, partitions_of_frame, partitions_of_stream
 from pmap._plan import requested_workers
 from pmap._resources import cpu_count

@@ -9,12 +9,49 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from pmap._wire import note
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pmap._config import Options
     from pmap._partition import Partition
+    from pmap._schedule import Outcome
 
-__all__ = ["Narrowed", "narrow"]
+__all__ = ["Narrowed", "Narrower", "narrow"]
+
+
+class Narrower:
+    """Outcomes with errors, narrowed to the rows at fault if that is asked for.
+
+    Parameters
+    ----------
+    options
+        Of the call.
+    error_of
+        Runs rows by themselves, with other options than the call's.
+    """
+
+    def __init__(
+        self, options: Options, error_of: Callable[[Partition, Options], BaseException | None]
+    ) -> None:
+        self._asked = options.bisect
+        self._options = replace(options, retries=0, on_error="return", partition_wise=False)
+        self._error_of = error_of
+
+    def __call__(self, outcome: Outcome) -> Outcome:
+        """The outcome, or another that names fewer rows."""
+        if outcome.error is None or not self._asked:
+            return outcome
+        partition, error, n_calls = narrow(
+            outcome.partition, outcome.error, lambda part: self._error_of(part, self._options)
+        )
+        note(
+            error,
+            f"pmap: bisected in {n_calls} calls: {partition.rows:,} of the partition's "
+            f"{outcome.partition.rows:,} rows fail by themselves, from row {partition.start:,} on",
+        )
+        return outcome._replace(partition=partition, error=error)
 
 
 class Narrowed(NamedTuple):

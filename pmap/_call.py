@@ -3,64 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pmap._access import open_access
-from pmap._auto import Judge
-from pmap._bisect import narrow
-from pmap._carry import CallSpec, LocalCarrier, RemoteCarrier
+from pmap._auto import Ahead, Gate, Judge
 from pmap._context import PartitionInfo
 from pmap._failed import FailedPartition, attach
 from pmap._forkguard import note_fork_default, refuse_fork, start_method_of
 from pmap._function import check_picklable
+from pmap._gauge import Looker
 from pmap._interrupts import Stack
+from pmap._leg import Leg
 from pmap._plan import Plan, default_process_backend, plan_workers
 from pmap._progress import Progress
 from pmap._report import Report, remember
-from pmap._schedule import Run, in_order, window_of
 from pmap._warn import warn
-from pmap._wire import note
 from pmap._worker import in_worker
-from pmap.backend import Locality
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator, Iterator
 
-    from pmap._carry import Carrier
     from pmap._checkpoint import Checkpoint
     from pmap._config import Options
+    from pmap._gauge import Usage
+    from pmap._leg import Work
     from pmap._partition import Partition
-    from pmap._schedule import Access, Outcome
+    from pmap._schedule import Outcome
 
-__all__ = ["Call", "Work"]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a call is to do.
-
-    Parameters
-    ----------
-    function
-        Of the user.
-    partitions
-        In their order; a stream is read when there is room.
-    count, rows
-        Of all partitions; ``None`` for a stream.
-    largest, total
-        Bytes of the largest partition, and of all; 0 for a stream.
-    want_frame
-        Whether results must be frames.
-    """
-
-    function: Callable[..., Any]
-    partitions: Iterator[Partition]
-    count: int | None
-    rows: int | None
-    largest: int
-    total: int
-    want_frame: bool
+__all__ = ["Call"]
 
 
 class Call:
@@ -162,20 +132,48 @@ class Call:
                 f"{failures[0]!r}; pmap.last_report().failures has them all"
             )
 
-    # A call has one leg, or, with "auto", one in the caller and perhaps one on workers.
+    # A call has one leg, or, with "auto", one in the caller and perhaps one elsewhere.
 
     def _legs(self, stack: contextlib.ExitStack, *, ordered: bool) -> Generator[Outcome]:
-        partitions = self._work.partitions
         if not self._is_auto:
-            yield from self._leg(stack, self._target, partitions, ordered=ordered)
+            yield from self._run(stack, self._leg(self._target), ordered=ordered)
             return
         judge = Judge(self._spec, self._rows_left(), self._work.total)
-        for outcome in self._leg(stack, "serial", judge.gate(partitions), ordered=False):
+        gate = Gate(self._work.partitions)
+        ahead = Ahead(self._leg, gate, may_begin=self._may_begin_ahead)
+        stack.callback(ahead.close)
+        first = self._leg("serial", gate, self._looker(stack, judge, gate, ahead))
+        for outcome in self._run(stack, first, ordered=False):
             judge.note(outcome)
+            if judge.choice is not None:
+                ahead.start(judge.choice)
             yield outcome
         self._explain(judge)
-        if judge.pays:
-            yield from self._leg(stack, judge.name, partitions, ordered=ordered)
+        if gate.is_exhausted or judge.choice is None:
+            return
+        yield from self._run(stack, ahead.take(), ordered=ordered)
+
+    @property
+    def _may_begin_ahead(self) -> bool:
+        """A user's generator runs in the caller's thread alone, and a checkpoint is written there."""
+        return self._work.count is not None and self._checkpoint is None
+
+    def _looker(
+        self, stack: contextlib.ExitStack, judge: Judge, gate: Gate, ahead: Ahead
+    ) -> Looker | None:
+        """What looks at the function in the caller, if there is something to decide."""
+        if not judge.may_leave or self._work.count == 1:
+            return None
+
+        def look(usage: Usage) -> bool:
+            choice = judge.look(usage, gate.rows)
+            if choice is not None:
+                ahead.begin(choice)
+            return choice is not None
+
+        looker = Looker(look)
+        stack.callback(looker.close)
+        return looker
 
     def _rows_left(self) -> int | None:
         """Of the whole job; what is finished does not have to be run."""
@@ -184,98 +182,27 @@ class Call:
         return self._work.rows - self._checkpoint.rows
 
     def _explain(self, judge: Judge) -> None:
-        why = (judge.reason, *(self._why if judge.pays else ()), *self._resumed)
+        why = (judge.reason, *(self._why if judge.choice else ()), *self._resumed)
         self._plan = replace(self._plan, why=why)
         self._report.plan = replace(self._report.plan, why=self._plan.why)
 
     def _leg(
         self,
-        stack: contextlib.ExitStack,
         target: object,
-        partitions: Iterator[Partition],
-        *,
-        ordered: bool,
-    ) -> Generator[Outcome]:
-        access = open_access(target, self._spec, self._options, stack)
-        carrier = self._carrier(access)
-        stack.callback(carrier.close)
-        carrier.open()
-        self._note(access)
-        keep = None if self._checkpoint is None else self._checkpoint.keep
-        run = Run(partitions, carrier, access, self._options, count=self._work.count, keep=keep)
-        stack.callback(run.stop)  # once more: a Ctrl-C may come between an error and its end
-        narrow = _Narrower(carrier, access, self._options, self._work.count)
-        last: Outcome | None = None
-        with contextlib.closing(
-            in_order(run, self._n_done) if ordered else run.outcomes()
-        ) as outcomes:
-            for outcome in outcomes:
-                if outcome.error is not None and run.fail_fast:
-                    last = outcome  # the others are stopped first
-                    break
-                yield narrow(outcome)
-        if last is not None:
-            yield narrow(last)
-
-    def _carrier(self, access: Access) -> Carrier:
-        carrier = self._carrier_to(access)
-        if self._checkpoint is None:
-            return carrier
-        from pmap._checkpoint import ResumingCarrier  # noqa: PLC0415  as above
-
-        return ResumingCarrier(carrier, self._checkpoint)
-
-    def _carrier_to(self, access: Access) -> Carrier:
-        work = self._work
-        spec = CallSpec(work.function, self._options, work.count, work.want_frame)
-        capabilities = access.backend.capabilities
-        if capabilities.locality is Locality.PROCESS:
-            return LocalCarrier(spec)
-        slots = window_of(access.backend) + 1  # one for who looks for the rows at fault
-        return RemoteCarrier(
-            spec, capabilities.locality, n_slots=slots, owned=capabilities.owns_workers
+        partitions: Iterator[Partition] | None = None,
+        looker: Looker | None = None,
+    ) -> Leg:
+        work = self._work if partitions is None else replace(self._work, partitions=partitions)
+        return Leg(
+            target, work, self._spec, self._options, checkpoint=self._checkpoint, looker=looker
         )
 
-    def _note(self, access: Access) -> None:
-        """Put into the plan what the backend really is."""
-        capabilities = access.backend.capabilities
-        capped = access.spec is not None and capabilities.owns_workers
-        self._report.plan = replace(
-            self._plan,
-            backend=access.name,
-            n_workers=capabilities.n_workers,
-            threads_per_worker=self._spec.threads if capped else None,
-        )
-
-
-class _Narrower:
-    """Outcomes with errors, narrowed to the rows at fault if that is asked for."""
-
-    def __init__(
-        self, carrier: Carrier, access: Access, options: Options, count: int | None
-    ) -> None:
-        self._carrier = carrier
-        self._access = access
-        self._count = count
-        self._asked = options.bisect
-        self._options = replace(options, retries=0, on_error="return", partition_wise=False)
-
-    def __call__(self, outcome: Outcome) -> Outcome:
-        if outcome.error is None or not self._asked:
-            return outcome
-        partition, error, n_calls = narrow(outcome.partition, outcome.error, self._error_of)
-        note(
-            error,
-            f"pmap: bisected in {n_calls} calls: {partition.rows:,} of the partition's "
-            f"{outcome.partition.rows:,} rows fail by themselves, from row {partition.start:,} on",
-        )
-        return outcome._replace(partition=partition, error=error)
-
-    def _error_of(self, partition: Partition) -> BaseException | None:
-        alone = iter([partition])
-        run = Run(alone, self._carrier, self._access, self._options, count=self._count)
-        (outcome,) = run.outcomes()
-        return outcome.error
+    def _run(self, stack: contextlib.ExitStack, leg: Leg, *, ordered: bool) -> Generator[Outcome]:
+        stack.callback(leg.close)
+        leg.open()
+        self._report.plan = leg.put_into(self._plan)
+        yield from leg.outcomes(ordered=ordered, first=self._n_done)
+        self._report.start_seconds += leg.start_seconds
 
 
 def _choose(options: Options, *, nested: bool) -> tuple[object, bool, str]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from pmap import _output, _pages, _transport
 from pmap._board import Board
 from pmap._context import PartitionInfo
+from pmap._figures import figures
 from pmap._function import dump_function, instantiate
+from pmap._gauge import Gauge
 from pmap._interrupts import deferred
 from pmap._segment import kind_for
 from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage, digest_of, note
@@ -31,9 +33,11 @@ if TYPE_CHECKING:
 
     from pmap._board import Entry, Place
     from pmap._config import Options
+    from pmap._gauge import Looker
     from pmap._partition import Partition
     from pmap._segment import Segment
     from pmap._transport import Lent
+    from pmap.backend import Capabilities
 
 __all__ = ["Answer", "CallSpec", "Carrier", "Flight", "LocalCarrier", "RemoteCarrier"]
 
@@ -135,8 +139,11 @@ class CallSpec(NamedTuple):
 class LocalCarrier:
     """Within this process: the function sees the caller's own objects."""
 
-    def __init__(self, call: CallSpec) -> None:
+    def __init__(
+        self, call: CallSpec, *, alone: bool = False, looker: Looker | None = None
+    ) -> None:
         self._call = call
+        self._gauge = Gauge(alone=alone, looker=looker)
         self._of_thread = threading.local()
 
     def open(self) -> None:
@@ -148,7 +155,7 @@ class LocalCarrier:
 
     def _run(self, payload: tuple[Partition, int]) -> Answer:
         partition, attempt = payload
-        started, clock = time.time(), time.perf_counter()
+        started, measured = time.time(), self._gauge.measure()
         value, error = None, cast("BaseException | None", None)
         info = PartitionInfo(
             partition.index,
@@ -158,9 +165,9 @@ class LocalCarrier:
             self._call.options.seed,
         )
         try:
-            value = apply(
-                self._function(), partition.frame(), info, want_frame=self._call.want_frame
-            )
+            function = self._function()
+            with measured:
+                value = apply(function, partition.frame(), info, want_frame=self._call.want_frame)
         except (SystemExit, GeneratorExit, KeyboardInterrupt) as exc:
             if (
                 isinstance(exc, KeyboardInterrupt)
@@ -170,8 +177,9 @@ class LocalCarrier:
             error = FunctionExitError(f"the function raised {type(exc).__name__}({exc})")
         except BaseException as exc:  # noqa: BLE001  PanicException is no Exception
             error = exc
-        seconds = time.perf_counter() - clock
-        return Answer(value, error, Stats(os.getpid(), started, time.time(), seconds, 0.0, 0, 0))
+        usage = measured.usage
+        stats = Stats(os.getpid(), started, time.time(), usage.wall, 0.0, 0, 0, usage=usage)
+        return Answer(value, error, stats)
 
     def _function(self) -> Callable[..., Any]:
         """Of this thread: a class is instantiated once in each worker."""
@@ -205,10 +213,11 @@ class LocalCarrier:
 class RemoteCarrier:
     """To other processes, on this machine (by reference) or elsewhere (bytes alone)."""
 
-    def __init__(self, call: CallSpec, locality: Locality, *, n_slots: int, owned: bool) -> None:
+    def __init__(self, call: CallSpec, capabilities: Capabilities, *, n_slots: int) -> None:
         self._call = call
-        self._shared = locality is Locality.MACHINE
-        self._owned = owned
+        self._shared = capabilities.locality is Locality.MACHINE
+        self._owned = capabilities.owns_workers
+        self._n_workers = capabilities.n_workers
         self._kind = kind_for(call.options.transport)
         self._n_slots = n_slots
         self._job: JobRef
@@ -220,6 +229,7 @@ class RemoteCarrier:
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble
+        self._moved_bytes, self._moving_seconds = 0, 0.0
         self._closing = False
 
     def open(self) -> None:
@@ -262,8 +272,9 @@ class RemoteCarrier:
 
     def _fuel(self, flight: Flight) -> None:
         """Give a flight its task, and what that needs."""
-        partition = flight.partition
+        partition, clock = flight.partition, time.perf_counter()
         parcel, flight.lent = self._sender.parcel(partition)
+        self._moving_seconds += time.perf_counter() - clock
         if self._shared:
             flight.reply = _pages.take(self._kind, self._reply_bytes)
         if self._board is not None:
@@ -297,6 +308,8 @@ class RemoteCarrier:
             return cast("Answer", flight.future.result())
         reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
         flight.released, self._reply_bytes = reply.released, reply.stats.bytes_out
+        self._moved_bytes += reply.stats.bytes_in + reply.stats.bytes_out
+        self._moving_seconds += reply.stats.transport_seconds / self._n_workers
         _output.replay(reply.output)
         if reply.error is not None:
             return Answer(None, reply.error.rebuild(), reply.stats)
@@ -338,6 +351,8 @@ class RemoteCarrier:
 
     def close(self) -> None:
         """Free everything, as soon as the last flight has landed."""
+        if not self._closing:
+            figures.note_moved(self._moved_bytes, self._moving_seconds)
         self._closing = True
         self._free()
 

@@ -7,7 +7,6 @@ threads hold, but not the threads that would release them: sooner or later it wa
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
+from pmap._gauge import pool_threads
 from pmap._warn import warn
 from pmap.errors import ForkRefusedError
 
@@ -31,7 +31,7 @@ _FIX = (
     "Leave backend= away (the default picks processes that are safe), or say backend='forkserver' "
     "or backend='spawn'"
 )
-_POOL_THREAD = re.compile(r"polars-\d+")
+
 
 _sound_pid = -1
 _noted = False
@@ -125,22 +125,11 @@ def _engine_lives() -> bool:
     if not os.path.isdir("/proc/self/task"):
         return _canary()
     deadline = time.monotonic() + 0.5
-    while not _pool_threads():
+    while not pool_threads():
         if time.monotonic() > deadline:  # a thread names itself shortly after it started
             return False
         time.sleep(0.001)
     return True
-
-
-def _pool_threads() -> bool:
-    names: list[str] = []
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/comm") as file:
-                names.append(file.read().strip())
-        except OSError:
-            continue  # the thread has ended meanwhile
-    return any(_POOL_THREAD.fullmatch(name) for name in names)
 
 
 def _canary() -> bool:

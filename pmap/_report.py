@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pmap._gauge import Usage
+
 if TYPE_CHECKING:
     from pmap._plan import Plan
     from pmap._schedule import Outcome
@@ -26,6 +28,10 @@ _TIMINGS: dict[str, pl.DataType] = {
     "bytes_in": pl.Int64(),
     "bytes_out": pl.Int64(),
     "attempt": pl.Int64(),
+    "loading_seconds": pl.Float64(),
+    "cpu_seconds": pl.Float64(),
+    "pool_seconds": pl.Float64(),
+    "blocked_seconds": pl.Float64(),
 }
 
 
@@ -39,6 +45,8 @@ class Report:
         Workers, partitions, backend, and why.
     seconds : float
         From the call to its end.
+    start_seconds : float
+        Until new workers were there; 0 for warm ones.
     failures : list of BaseException
         What failed and was skipped or returned, in the order of failing.
     """
@@ -46,6 +54,7 @@ class Report:
     plan: Plan
     failures: list[BaseException] = field(default_factory=list[BaseException])
     seconds: float = 0.0
+    start_seconds: float = 0.0
     _rows: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]], repr=False)
     _begun: float = field(default_factory=time.perf_counter, repr=False)
 
@@ -54,6 +63,7 @@ class Report:
         stats = outcome.stats
         if stats is not None:
             times = (int(stats.started * 1e6), int(stats.finished * 1e6))
+            usage = stats.usage or Usage()
             self._rows.append(
                 (
                     outcome.partition.index,
@@ -65,6 +75,10 @@ class Report:
                     stats.bytes_in,
                     stats.bytes_out,
                     outcome.attempt,
+                    stats.loading_seconds,
+                    usage.cpu + usage.others,
+                    usage.pool,
+                    usage.blocked,
                 )
             )
 
@@ -95,7 +109,10 @@ class Report:
         Columns: ``index``, ``rows``, ``worker`` (pid), ``started`` and ``finished`` (UTC),
         ``function_seconds``, ``transport_seconds`` (in the worker), ``bytes_in``,
         ``bytes_out`` (what was copied or sent; 0 where everything lay in memory that both
-        sides have), ``attempt`` (from 0).
+        sides have), ``attempt`` (from 0), ``loading_seconds`` (making the function ready in
+        the worker, with all that it imports), and of the function's time: ``cpu_seconds`` (all
+        threads of its process), ``pool_seconds`` (of these, Polars' own pool) and
+        ``blocked_seconds`` (asleep or waiting), the latter two null where nobody looked.
         """
         frame = pl.DataFrame(self._rows, schema=_TIMINGS, orient="row")
         return frame.sort("index", "attempt")

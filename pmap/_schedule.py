@@ -137,6 +137,10 @@ class Run:
         self.fail_fast = options.on_error == "raise"
         self.head: int | None = None  #: index that an ordered consumer waits for
 
+    def start(self) -> None:
+        """Submit what there is room for; from then on the run must be stopped, or run to its end."""
+        self._fill()
+
     def outcomes(self) -> Generator[Outcome]:
         """Run until all partitions are over; closing the iterator stops what runs."""
         try:

@@ -16,6 +16,7 @@ from pmap.errors import FunctionExitError, RemoteError, RemoteTraceback
 
 if TYPE_CHECKING:
     from pmap._board import Place
+    from pmap._gauge import Usage
     from pmap._segment import Shared
     from pmap._transport import Blob, Parcel, Pickled
 
@@ -81,7 +82,11 @@ class TaskMessage(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """What one attempt took: wall-clock seconds since the epoch, seconds, bytes."""
+    """What one attempt took: wall-clock seconds since the epoch, seconds, bytes.
+
+    `loading_seconds` made the function ready, with all that it imports; `transport_seconds`
+    moved its frames.
+    """
 
     worker: int
     started: float
@@ -91,6 +96,8 @@ class Stats(NamedTuple):
     bytes_in: int
     bytes_out: int
     threads: int | None = None
+    loading_seconds: float = 0.0
+    usage: Usage | None = None
 
 
 class ErrorInfo(NamedTuple):

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -23,6 +23,7 @@ from pmap import _board, _transport
 from pmap._background import start_helper
 from pmap._context import PartitionInfo, depth, running
 from pmap._function import instantiate
+from pmap._gauge import Gauge, Usage
 from pmap._output import Recorder
 from pmap._standard import keep_open
 from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error, digest_of
@@ -86,22 +87,29 @@ def _as_frame(result: object) -> pl.DataFrame | None:
     )
 
 
+class _Ready(NamedTuple):
+    """A function, and what measures it."""
+
+    function: Callable[..., Any]
+    gauge: Gauge
+
+
 class _Jobs:
     """The functions that this worker has ready, most recently used last."""
 
     def __init__(self) -> None:
-        self._ready: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+        self._ready: OrderedDict[bytes, _Ready] = OrderedDict()
         self._initialized: set[Pickled] = set()
         self._lock = threading.RLock()  # a cluster's worker may run several tasks at once
 
-    def get(self, ref: JobRef) -> Callable[..., Any]:
+    def get(self, ref: JobRef) -> _Ready:
         """The function, made ready if it is not."""
         with self._lock:
             return self._get(ref)
 
-    def _get(self, ref: JobRef) -> Callable[..., Any]:
+    def _get(self, ref: JobRef) -> _Ready:
         if ref.digest not in self._ready:
-            self._ready[ref.digest] = self._load(ref)
+            self._ready[ref.digest] = _Ready(self._load(ref), Gauge(alone=True))
             while len(self._ready) > _KEPT_JOBS:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(ref.digest)
@@ -155,7 +163,8 @@ class _Attempt:
     def __init__(self, message: TaskMessage) -> None:
         self._message = message
         self._phase = "unpickling the function in the worker"
-        self._function_seconds = 0.0
+        self._loading_seconds = 0.0
+        self._usage = Usage()
         self._recorder = Recorder(message.log_level)
         self._received: Received | None = None
 
@@ -175,17 +184,20 @@ class _Attempt:
             parcel, blob = self._run()
         except BaseException as exc:  # noqa: BLE001  PanicException and SystemExit are no Exception
             error = describe_error(exc, self._phase)
-        transport = time.perf_counter() - clock - self._function_seconds
+        seconds = self._usage.wall
+        transport = time.perf_counter() - clock - seconds - self._loading_seconds
         n_bytes = parcel.n_bytes if parcel is not None else 0
         stats = Stats(
             os.getpid(),
             started,
             time.time(),
-            self._function_seconds,
+            seconds,
             transport,
             0 if self._received is None else self._received.n_bytes,
             n_bytes,
             _pool_size(),
+            self._loading_seconds,
+            self._usage,
         )
         if place is not None:
             _board.mark_done(place)
@@ -196,23 +208,26 @@ class _Attempt:
     def _run(self) -> tuple[Parcel | None, Blob | None]:
         message = self._message
         with self._recorder if message.exclusive else contextlib.nullcontext():
-            function = _jobs.get(message.job)
+            clock = time.perf_counter()
+            ready = _jobs.get(message.job)
+            self._loading_seconds = time.perf_counter() - clock
             self._phase = "receiving the partition"
             frame, self._received = _transport.unpack(message.parcel)
             self._phase = ""
-            result = self._call(function, frame)
+            result = self._call(ready, frame)
             self._phase = "sending the result back"
             return self._pack(result)
 
-    def _call(self, function: Callable[..., Any], frame: pl.DataFrame) -> object:
-        message, clock = self._message, time.perf_counter()
+    def _call(self, ready: _Ready, frame: pl.DataFrame) -> object:
+        message, measured = self._message, ready.gauge.measure()
         info = PartitionInfo(
             message.number, message.n_partitions, message.attempt, message.rows, message.seed
         )
         try:
-            return apply(function, frame, info, want_frame=message.want_frame)
+            with measured:
+                return apply(ready.function, frame, info, want_frame=message.want_frame)
         finally:
-            self._function_seconds = time.perf_counter() - clock
+            self._usage = measured.usage
             if message.exclusive:
                 keep_open()  # before what it may have closed is opened again, for its result
 

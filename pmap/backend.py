@@ -154,7 +154,12 @@ def execute(payload: bytes) -> bytes:
 
 @runtime_checkable
 class Backend(Protocol):
-    """Turns tasks into futures, and nothing else."""
+    """Turns tasks into futures, and nothing else.
+
+    One that starts its workers itself may also have ``warm_up()``, which starts them and waits
+    until they are ready, from whatever thread: ``backend="auto"`` calls it while the function
+    still runs in the caller.
+    """
 
     @property
     def capabilities(self) -> Capabilities:

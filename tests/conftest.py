@@ -48,3 +48,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name == "test_pools.py" and "dask" in item.name:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def cpus(monkeypatch):
+    """A function that makes this machine have so many CPUs, and memory without end."""
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    monkeypatch.setattr("pmap._plan.available_memory", lambda: None)
+
+    def set_cpus(number):
+        monkeypatch.setattr("pmap._resources._affinity", lambda: number)
+        monkeypatch.setattr("pmap._resources._quotas", list)
+        assert pmap.cpu_count() == number
+
+    return set_cpus

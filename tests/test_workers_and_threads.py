@@ -10,6 +10,7 @@ import groups
 import polars as pl
 import programs
 import pytest
+import workers
 from installed import need
 
 import pmap
@@ -38,20 +39,6 @@ def printed(code, *before, **variables):
     done = programs.run("-c", code, before=before, **variables)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()
-
-
-@pytest.fixture
-def cpus(monkeypatch):
-    """A function that makes this machine have so many CPUs, and memory without end."""
-    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
-    monkeypatch.setattr("pmap._plan.available_memory", lambda: None)
-
-    def set_cpus(number):
-        monkeypatch.setattr("pmap._resources._affinity", lambda: number)
-        monkeypatch.setattr("pmap._resources._quotas", list)
-        assert pmap.cpu_count() == number
-
-    return set_cpus
 
 
 def plan(**arguments):
@@ -494,15 +481,14 @@ class TestThePlan:
     def test_of_auto_says_why_it_left(self, cpus):
         cpus(2)
 
-        def slow(part):
-            __import__("time").sleep(0.3)  # work, so slow that workers pay
-            return part
-
-        pmap.map_partitions(DF, slow, n_partitions=8)
+        pmap.map_partitions(DF, workers.spin, n_partitions=8)
         made = pmap.last_report().plan
         assert made.backend == _plan.default_process_backend()[0]
         assert (made.n_workers, made.threads_per_worker) == (2, 1)
-        assert re.search(r"took \d\.\d+ s .* s were left, and workers cost about", str(made))
+        assert re.search(
+            r"took \d\.\d+ s .*left: \d\.\d+ s in the caller, .*\d s in forkserver workers",
+            str(made),
+        )
 
     def test_of_a_stream(self):
         pmap.map_partitions(iter([DF, DF]), lambda part: part, backend="threads", n_jobs=2)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 
 import polars as pl
 
 import pmap
+
+_MEGABYTES = bytes(3_000_000)
 
 
 def double(part):
@@ -29,3 +33,30 @@ class Model:
 
     def __call__(self, part):
         return part.with_columns(pl.all() * self.factor)
+
+
+def spin(part):
+    """Python, and nothing else, for about a third of a second of CPU time."""
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end:
+        sum(range(1000))
+    return part
+
+
+def nap(part):
+    time.sleep(0.1)
+    return part
+
+
+def digest(part):
+    """Computes for about a third of a second, without the GIL."""
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end:
+        hashlib.sha256(_MEGABYTES).digest()
+    return part
+
+
+def polish(part):
+    """Polars, and nothing else."""
+    x = pl.col("x")
+    return part.select(*((x + i).sin().cos().sort().alias(f"s{i}") for i in range(4))).head(3)

@@ -83,6 +83,7 @@ class _ProcessPool:
         self._env = spec.environment()
         self._launcher = launcher(self._env)
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # a worker is ready, or has gone
         self._waiting: deque[Item] = deque()
         self._workers: dict[int, _Worker] = {}  # by the descriptor of their pipe
         self._start_failures = 0
@@ -107,6 +108,21 @@ class _ProcessPool:
                 self._waiting.remove(item)
                 raise
         return item.future
+
+    def warm_up(self) -> None:
+        """Start all workers, and wait until they are ready; what fails, fails at the first task."""
+        with self._lock, contextlib.suppress(WorkerStartError):
+            if self._closed:
+                return
+            self._listen()
+            while len(self._workers) < self._spec.n_workers:
+                if self._start_worker(may_fail=bool(self._workers)) is None:
+                    break
+        with self._changed:
+            self._changed.wait_for(self._is_settled, timeout=_START_TIMEOUT)
+
+    def _is_settled(self) -> bool:
+        return self._closed or all(worker.ready for worker in self._workers.values())
 
     def _listen(self) -> None:
         if self._listener is None:
@@ -185,7 +201,9 @@ class _ProcessPool:
             self._bury(fd, worker)
         else:
             worker.process.pid = int(message[len(READY) :])
-            worker.ready, self._start_failures = True, 0
+            with self._changed:
+                worker.ready, self._start_failures = True, 0
+                self._changed.notify_all()
 
     def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
         with self._lock:
@@ -202,6 +220,7 @@ class _ProcessPool:
         with self._lock:
             if self._workers.pop(fd, None) is None:
                 return  # `close` has taken it, and sees to its end
+            self._changed.notify_all()
         self._poll.unregister(fd)
         worker.process.pipe.close()
         ending = worker.process.wait()
@@ -272,6 +291,7 @@ class _ProcessPool:
             self._waiting.clear()
             workers = list(self._workers.values())
             self._workers.clear()
+            self._changed.notify_all()
         for item in waiting:
             item.drop()
         self._wake()

@@ -70,9 +70,7 @@ def _carrier(capabilities: Capabilities, function: Function, count: int) -> Carr
     call = CallSpec(function, resolve(), count, want_frame=False)
     if capabilities.locality is Locality.PROCESS:
         return LocalCarrier(call)
-    carrier = RemoteCarrier(
-        call, capabilities.locality, n_slots=count, owned=capabilities.owns_workers
-    )
+    carrier = RemoteCarrier(call, capabilities, n_slots=count)
     carrier.open()
     return carrier
 

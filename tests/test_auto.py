@@ -1,0 +1,193 @@
+"""backend="auto" begins in the caller and goes where what is left is done fastest.
+
+What it takes beside the best choice is measured by benchmarks/regret.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+
+import polars as pl
+import pytest
+import workers
+
+import pmap
+from pmap import _plan
+
+SMALL = pl.DataFrame({"x": range(1000)})
+LARGE = pl.DataFrame({"x": range(2_000_000)})
+
+two_workers = pytest.mark.usefixtures("two_cpus")
+
+
+@pytest.fixture
+def two_cpus(cpus):
+    cpus(2)
+    pmap.shutdown()
+
+
+def backend_of(function, frame=SMALL, **arguments):
+    pmap.map_partitions(frame, function, **arguments)
+    return pmap.last_report().plan.backend
+
+
+@two_workers
+class TestWhereItGoes:
+    def test_python_goes_to_processes(self):
+        assert backend_of(workers.spin) == _plan.default_process_backend()[0]
+
+    def test_who_waits_goes_to_threads(self):
+        assert backend_of(workers.nap) == "threads"
+
+    def test_who_computes_without_the_gil_goes_to_threads(self):
+        assert backend_of(workers.digest) == "threads"
+
+    def test_polars_stays_in_the_caller(self):
+        assert backend_of(workers.polish, LARGE) == "serial"
+        assert re.search(r"\d% of the CPU time in Polars' own pool", str(pmap.last_report().plan))
+
+    def test_python_on_polars_pool_is_no_polars(self):
+        """Two functions in one query run on the pool, and hold the GIL there."""
+
+        def both(part):
+            mapped = [pl.col("x").map_elements(slow, pl.Int64).alias(name) for name in "ab"]
+            return part.select(mapped)
+
+        def slow(x):
+            return sum(range(3000)) + x
+
+        assert backend_of(both, pl.DataFrame({"x": range(20_000)})) != "serial"
+
+    def test_little_work_stays(self):
+        assert backend_of(workers.double) == "serial"
+        assert "nothing else would have been faster" in str(pmap.last_report().plan)
+
+    def test_one_worker_is_the_caller(self):
+        assert backend_of(workers.nap, n_jobs=1) == "serial"
+
+    @pytest.mark.parametrize(
+        "option", [{"timeout": 50.0}, {"memory_limit": "2 GB"}, {"max_tasks_per_child": 9}]
+    )
+    def test_what_only_processes_can_goes_there(self, option):
+        with pmap.config(**option):
+            assert backend_of(workers.double) == _plan.default_process_backend()[0]
+
+
+@two_workers
+class TestItsResults:
+    @pytest.mark.parametrize("function", [workers.spin, workers.nap, workers.digest])
+    def test_are_those_of_the_loop_in_order(self, function):
+        assert pmap.map_partitions(SMALL, function).equals(SMALL)
+        parts = list(pmap.iter_partitions(SMALL, function))
+        assert pl.concat(parts).equals(SMALL)
+        assert len(parts) == 8
+
+    def test_take_one_call_for_each_partition(self, tmp_path):
+        def noting(part):
+            with open(tmp_path / "calls", "a") as file:
+                file.write(f"{pmap.current_partition().index}\n")
+            return workers.spin(part)
+
+        pmap.map_partitions(SMALL, noting)
+        assert pmap.last_report().plan.backend != "serial"
+        assert sorted(map(int, (tmp_path / "calls").read_text().split())) == list(range(8))
+
+    def test_of_a_stream_are_read_in_the_callers_thread(self):
+        readers = set()
+
+        def frames():
+            for start in range(0, 1000, 100):
+                readers.add(threading.get_ident())
+                yield SMALL.slice(start, 100)
+
+        assert pmap.map_partitions(frames(), workers.nap).equals(SMALL)
+        assert readers == {threading.get_ident()}
+        assert pmap.last_report().plan.backend == "threads"
+
+    def test_begin_in_the_caller(self):
+        pids = list(pmap.iter_partitions(SMALL, lambda part: (workers.spin(part), os.getpid())[1]))
+        assert pids[0] == os.getpid()
+        assert len(set(pids)) > 1
+
+    def test_do_not_wait_for_a_long_first_partition(self):
+        """The others run meanwhile; who waits is no load."""
+
+        def long_first(part):
+            time.sleep(1.5 if pmap.current_partition().index == 0 else 0.2)
+            return part
+
+        started = time.perf_counter()
+        pmap.map_partitions(SMALL, long_first)
+        assert time.perf_counter() - started < 2.6  # the loop: 2.9, one after another: 1.5 + 0.7
+
+
+@two_workers
+class TestItsErrors:
+    @pytest.mark.parametrize("bad", [0, 1, 7])
+    @pytest.mark.parametrize("work", [workers.spin, workers.nap])
+    def test_come_from_wherever_it_ran(self, bad, work):
+        def failing(part):
+            work(part)
+            if pmap.current_partition().index == bad:
+                raise ZeroDivisionError(f"in {bad}")
+            return part
+
+        with pytest.raises(ZeroDivisionError, match=f"in {bad}"):
+            pmap.map_partitions(SMALL, failing)
+        with pmap.config(on_error="skip"), pytest.warns(pmap.errors.PmapWarning, match="1 of 8"):
+            assert pmap.map_partitions(SMALL, failing).height == 875
+
+    def test_leave_nothing_behind(self):
+        def failing(part):
+            workers.nap(part)
+            if pmap.current_partition().index == 0:
+                raise ZeroDivisionError
+            return part
+
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                pmap.map_partitions(SMALL, failing)
+        pmap.shutdown()
+        names = {"pmap-look", "pmap-ahead"}
+        for thread in threading.enumerate():
+            if thread.name in names:
+                thread.join(10)
+        assert not names & {thread.name for thread in threading.enumerate()}
+
+    def test_of_starting_workers_are_raised(self, monkeypatch):
+        from pmap import _access
+
+        def refuse(*_):
+            raise OSError("no more processes")
+
+        real = _access._pools.prepare
+        monkeypatch.setattr(
+            _access._pools,
+            "prepare",
+            lambda factory, *rest: real(factory, *rest) if "Serial" in repr(factory) else refuse(),
+        )
+        with pytest.raises(OSError, match="no more processes"):
+            pmap.map_partitions(SMALL, workers.spin)
+
+
+@two_workers
+class TestTheReport:
+    def test_says_how_the_function_spent_its_time(self):
+        pmap.map_partitions(SMALL, workers.nap, backend="forkserver", n_jobs=2)
+        timings = pmap.last_report().timings
+        assert (timings["blocked_seconds"].drop_nulls() > 0.05).any()
+        assert (timings["cpu_seconds"] < 0.1).all()
+
+    def test_says_how_long_new_workers_took(self):
+        pmap.map_partitions(SMALL, workers.double, backend="spawn")
+        assert pmap.last_report().start_seconds > 0.05
+        pmap.map_partitions(SMALL, workers.double, backend="spawn")
+        assert pmap.last_report().start_seconds == 0
+
+    def test_counts_polars_own_pool(self):
+        pmap.map_partitions(LARGE, workers.polish, backend="forkserver", n_jobs=2)
+        timings = pmap.last_report().timings.drop_nulls("pool_seconds")
+        assert timings["pool_seconds"].sum() > 0.5 * timings["cpu_seconds"].sum()
