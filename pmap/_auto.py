@@ -36,8 +36,11 @@ __all__ = ["Ahead", "Gate", "Judge"]
 _NATIVE_SHARE = 0.5
 #: What must be saved at least to leave the caller: of what is left, and seconds.
 _LEAST_SHARE, _LEAST_SECONDS = 0.05, 0.002
-#: What has to be seen of the function before it is judged. Seconds.
-_ENOUGH_SECONDS = 0.01
+#: What has to be seen of the function before it is judged, and while the first partition runs,
+#: which may begin in another manner than it goes on. Seconds.
+_ENOUGH_SECONDS, _ENOUGH_OF_ONE = 0.01, 0.05
+#: Modules that may come in while a partition runs; what imports more says nothing about the next.
+_IMPORTS_BY_THE_WAY = 2
 #: A share below is not worth a word.
 _WORTH_TELLING = 0.05
 #: How often who waits for a thread looks up, for Ctrl-C. Seconds.
@@ -73,6 +76,7 @@ class Judge:
         self._total_rows = rows
         self._total_bytes = n_bytes
         self._rows = 0
+        self._rows_seen = 0  # of those by which the function is judged
         self._bytes_out = 0
         self._usages: list[Usage] = []
         self._lock = threading.Lock()
@@ -92,21 +96,28 @@ class Judge:
             return
         with self._lock:
             self._rows += outcome.partition.rows
+            if outcome.stats.usage.imported > _IMPORTS_BY_THE_WAY:
+                return
+            self._rows_seen += outcome.partition.rows
             self._usages.append(outcome.stats.usage)
             value = outcome.value
             self._bytes_out += value.estimated_size() if hasattr(value, "estimated_size") else 0
-            self._decide(total(self._usages), self._rows)
+            self._decide(total(self._usages), self._rows_seen, self._rows)
 
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
         with self._lock:
-            self._decide(total([*self._usages, usage]), self._rows + rows)
+            if usage.imported <= _IMPORTS_BY_THE_WAY:
+                whole = total([*self._usages, usage])
+                self._decide(whole, self._rows_seen + rows, self._rows + rows)
             return self.choice
 
-    def _decide(self, usage: Usage, rows: int) -> None:
-        if self.choice is not None or not self.may_leave or usage.wall < _ENOUGH_SECONDS:
+    def _decide(self, usage: Usage, seen: int, done: int) -> None:
+        """By what was used for the rows `seen`, when so many are `done`."""
+        enough = _ENOUGH_SECONDS if self._usages else _ENOUGH_OF_ONE
+        if self.choice is not None or not self.may_leave or usage.wall < enough:
             return
-        self._left = self._seconds_left(usage.wall, rows)
+        self._left = self._seconds_left(usage.wall, seen, done)
         caller = _Way("the caller", self._left)
         self._ways = [caller, *self._elsewhere(usage, self._left)]
         best = min(self._ways, key=lambda way: way.seconds)
@@ -114,11 +125,11 @@ class Judge:
         if caller.seconds - best.seconds > least:
             self.choice = best.name
 
-    def _seconds_left(self, seconds: float, rows: int) -> float:
+    def _seconds_left(self, seconds: float, seen: int, done: int) -> float:
         """Of the plain loop."""
         if self._total_rows is None:
             return seconds
-        return seconds * max(0, self._total_rows - rows) / max(1, rows)
+        return seconds * max(0, self._total_rows - done) / max(1, seen)
 
     def _elsewhere(self, usage: Usage, left: float) -> list[_Way]:
         if (usage.pool_share or 0.0) >= _NATIVE_SHARE and not usage.python_in_pool:
@@ -139,9 +150,9 @@ class Judge:
     def _bytes_left(self, left: float, done: float) -> float:
         """To send, and to get back: what came of the first ones tells, else as much as goes."""
         sent = self._total_bytes * left / max(1e-9, left + done)
-        if self._rows == 0 or self._total_rows is None:
+        if self._rows_seen == 0 or self._total_rows is None:
             return 2 * sent
-        return sent + self._bytes_out * (self._total_rows - self._rows) / self._rows
+        return sent + self._bytes_out * (self._total_rows - self._rows) / self._rows_seen
 
     def _way(self, name: str, computing: float, moving: float) -> _Way:
         """The caller goes on with what is left while workers start."""

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pmap._advice import _run
 from pmap._auto import Ahead, Gate, Judge
 from pmap._context import PartitionInfo
 from pmap._failed import FailedPartition, attach
 from pmap._forkguard import note_fork_default, refuse_fork, start_method_of
-from pmap._function import check_picklable
+from pmap._function import check_picklable, name_of
 from pmap._gauge import Looker
 from pmap._interrupts import Stack
 from pmap._leg import Leg
-from pmap._plan import Plan, default_process_backend, plan_workers
+from pmap._plan import Plan, default_process_backend, plan_workers, requested_workers
 from pmap._progress import Progress
 from pmap._report import Report, remember
+from pmap._resources import cpu_count
 from pmap._warn import warn
 from pmap._worker import in_worker
+from pmap.backend import Locality
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -50,6 +54,8 @@ class Call:
         if self._is_auto:  # what could not run on a larger frame shall not seem to work on this one
             check_picklable(work.function)
         self._n_done = 0
+        self._away = 0.0  # seconds that the consumer took
+        self._locality = Locality.PROCESS
         self._checkpoint: Checkpoint | None = None
         self._resumed: tuple[str, ...] = ()  # for the report
 
@@ -70,8 +76,11 @@ class Call:
                 progress.advance(outcome.partition.rows, failed=outcome.error is not None)
                 if outcome.error is not None:
                     self._fail(outcome, outcome.error)
+                left = time.perf_counter()
                 yield outcome
+                self._away += time.perf_counter() - left
         self._tell_skipped()
+        self._advise()
 
     def _open_checkpoint(self, stack: contextlib.ExitStack) -> None:
         """Begin where an earlier run of the same job was; a map inside a map is not a job."""
@@ -131,6 +140,23 @@ class Call:
                 f"{len(failures)}{of} partitions failed and their rows are missing, the first because of "
                 f"{failures[0]!r}; pmap.last_report().failures has them all"
             )
+
+    def _advise(self) -> None:
+        """What would have been faster, if nothing failed; a map inside a map has its reasons."""
+        if self._report.failures or in_worker():
+            return
+        run = _run.Run(
+            name_of(self._work.function),
+            self._locality,
+            self._is_auto,
+            self._report.seconds - self._away,
+            self._report.start_seconds,
+            self._report.moving_seconds,
+            self._report.stats,
+            self._report.plan.n_workers,
+            requested_workers(self._options.n_jobs, cpu_count())[0],
+        )
+        _run.advise(self._work.function, run, self._options.advise)
 
     # A call has one leg, or, with "auto", one in the caller and perhaps one elsewhere.
 
@@ -201,8 +227,10 @@ class Call:
         stack.callback(leg.close)
         leg.open()
         self._report.plan = leg.put_into(self._plan)
+        self._locality = leg.access.backend.capabilities.locality
         yield from leg.outcomes(ordered=ordered, first=self._n_done)
         self._report.start_seconds += leg.start_seconds
+        self._report.moving_seconds += leg.moving_seconds
 
 
 def _choose(options: Options, *, nested: bool) -> tuple[object, bool, str]:

@@ -94,6 +94,11 @@ class Flight:
 class Carrier(Protocol):
     """Makes tasks of partitions, and answers of what the tasks return."""
 
+    @property
+    def moving_seconds(self) -> float:
+        """What moving data took so far: in the caller, and in each worker on average."""
+        ...
+
     def open(self) -> None:
         """Make what all flights share; to be closed even if that fails half-way."""
         ...
@@ -138,6 +143,8 @@ class CallSpec(NamedTuple):
 
 class LocalCarrier:
     """Within this process: the function sees the caller's own objects."""
+
+    moving_seconds = 0.0
 
     def __init__(
         self, call: CallSpec, *, alone: bool = False, looker: Looker | None = None
@@ -229,7 +236,7 @@ class RemoteCarrier:
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble
-        self._moved_bytes, self._moving_seconds = 0, 0.0
+        self._moved_bytes, self.moving_seconds = 0, 0.0
         self._closing = False
 
     def open(self) -> None:
@@ -274,7 +281,7 @@ class RemoteCarrier:
         """Give a flight its task, and what that needs."""
         partition, clock = flight.partition, time.perf_counter()
         parcel, flight.lent = self._sender.parcel(partition)
-        self._moving_seconds += time.perf_counter() - clock
+        self.moving_seconds += time.perf_counter() - clock
         if self._shared:
             flight.reply = _pages.take(self._kind, self._reply_bytes)
         if self._board is not None:
@@ -309,7 +316,7 @@ class RemoteCarrier:
         reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
         flight.released, self._reply_bytes = reply.released, reply.stats.bytes_out
         self._moved_bytes += reply.stats.bytes_in + reply.stats.bytes_out
-        self._moving_seconds += reply.stats.transport_seconds / self._n_workers
+        self.moving_seconds += reply.stats.transport_seconds / self._n_workers
         _output.replay(reply.output)
         if reply.error is not None:
             return Answer(None, reply.error.rebuild(), reply.stats)
@@ -352,7 +359,7 @@ class RemoteCarrier:
     def close(self) -> None:
         """Free everything, as soon as the last flight has landed."""
         if not self._closing:
-            figures.note_moved(self._moved_bytes, self._moving_seconds)
+            figures.note_moved(self._moved_bytes, self.moving_seconds)
         self._closing = True
         self._free()
 

@@ -66,6 +66,9 @@ class Options:
         A folder in which each finished partition is kept, so that the same call, run again
         after whatever ended it, goes on where it was. One folder for one call; made if it is
         not there. The function must return frames or None. A map inside a map keeps nothing.
+    advise
+        What is done when a call could have been faster: ``"warn"`` with `errors.PmapAdvice`,
+        ``"error"`` raises it, ``"off"`` says nothing.
     """
 
     backend: Any = "auto"
@@ -88,6 +91,7 @@ class Options:
     partition_wise: bool = False
     bisect: bool = False
     checkpoint: Any = None
+    advise: str = "warn"
 
     def __post_init__(self) -> None:
         if isinstance(self.memory_limit, str):
@@ -105,6 +109,8 @@ class Options:
             raise ArgumentError(f"on_error={self.on_error!r}: give 'raise', 'skip' or 'return'")
         if self.transport not in {"memory", "file"}:
             raise ArgumentError(f"transport={self.transport!r}: give 'memory' or 'file'")
+        if self.advise not in {"warn", "error", "off"}:
+            raise ArgumentError(f"advise={self.advise!r}: give 'warn', 'error' or 'off'")
         if self.initializer is not None and not callable(self.initializer):
             raise ArgumentError("initializer= must be callable without arguments")
 
@@ -188,7 +194,7 @@ def _parse(variable: str, name: str, text: str) -> Any:
             )
     except (KeyError, ValueError):
         raise ConfigError(f"{variable}={text!r} can not be read as a value of {name}") from None
-    if name in {"backend", "on_error", "transport"}:
+    if name in {"backend", "on_error", "transport", "advise"}:
         return text
     if name == "checkpoint":
         return text or None
@@ -242,7 +248,8 @@ class _Config:
         ``max_tasks_per_child``, ``initializer``, ``seed``, ``retry_on``, ``idle_timeout``
         (seconds), ``transport`` (``"memory"`` or ``"file"``), ``memory_limit`` (of one worker:
         bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``checkpoint``
-        (a folder that keeps what is finished, so that a job that was killed goes on). Each can be set as an environment
+        (a folder that keeps what is finished, so that a job that was killed goes on),
+        ``advise`` (``"warn"``, ``"error"`` or ``"off"``). Each can be set as an environment
         variable too: ``PMAP_N_JOBS=2``.
 
     Raises

@@ -8,6 +8,7 @@ wall-clock time says nothing on a busy machine.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -55,6 +56,8 @@ class Usage(NamedTuple):
         How often the GIL was asked for, and how often it was not to be had at once.
     python_in_pool
         Whether Python ran on a thread that Python did not start, such as one of Polars' pool.
+    imported
+        Modules that came in meanwhile: what that took will not be taken again.
     """
 
     wall: float = 0.0
@@ -65,6 +68,7 @@ class Usage(NamedTuple):
     looks: int = 0
     late: int = 0
     python_in_pool: bool = False
+    imported: int = 0
 
     @property
     def pool_share(self) -> float | None:
@@ -101,6 +105,7 @@ def total(usages: Iterable[Usage]) -> Usage:
         sum(u.looks for u in found),
         sum(u.late for u in found),
         any(u.python_in_pool for u in found),
+        sum(u.imported for u in found),
     )
 
 
@@ -119,6 +124,7 @@ class _Clocks:
         self._alone = alone
         self._waited = waited_seconds(self._thread) if closely else None
         self._pool = pool_seconds() if closely and alone else None
+        self._modules = len(sys.modules)
         self._others = time.process_time()
         self._cpu = self._cpu_seconds()
         self._wall = time.perf_counter()
@@ -134,7 +140,8 @@ class _Clocks:
             blocked = max(0.0, wall - cpu - waited)
         if self._pool is not None:
             pool = max(0.0, (pool_seconds() or 0.0) - self._pool)
-        return Usage(wall, cpu, max(0.0, others), pool, blocked)
+        imported = len(sys.modules) - self._modules
+        return Usage(wall, cpu, max(0.0, others), pool, blocked, imported=imported)
 
     def _cpu_seconds(self) -> float:
         return time.thread_time() if self._clock is None else time.clock_gettime(self._clock)
@@ -158,12 +165,17 @@ class Gauge:
         self._looker = looker
         self._last: float | None = None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was measured yet."""
+        return self._last is None
+
     def measure(self) -> Measured:
         """A context for one call."""
         looker = self._looker
-        if looker is None and self._last is None and self._alone:
+        if looker is None and self.is_new and self._alone:
             looker = Looker(most=_QUICK_LOOKS)
-        closely = self._last is None or self._last >= _WORTH_A_LOOK
+        closely = (self._last or math.inf) >= _WORTH_A_LOOK
         return Measured(closely=closely, alone=self._alone, looker=looker, note=self._note)
 
     def _note(self, usage: Usage) -> None:

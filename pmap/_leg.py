@@ -155,6 +155,11 @@ class Leg:
             self.start_seconds = max(0.0, ready - self._opened)
             figures.note_start(self.access.name, self.start_seconds)
 
+    @property
+    def moving_seconds(self) -> float:
+        """What moving data took so far: in the caller, and in each worker on average."""
+        return self._carrier.moving_seconds
+
     def close(self) -> None:
         """Stop what runs, and give everything back."""
         self._stack.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -14,6 +14,7 @@ from pmap._gauge import Usage
 if TYPE_CHECKING:
     from pmap._plan import Plan
     from pmap._schedule import Outcome
+    from pmap._wire import Stats
 
 __all__ = ["Report", "last_report", "remember"]
 
@@ -35,6 +36,36 @@ _TIMINGS: dict[str, pl.DataType] = {
 }
 
 
+class _Attempt(NamedTuple):
+    """One attempt at a partition."""
+
+    number: int
+    rows: int
+    attempt: int
+    stats: Stats
+
+    def timing(self) -> tuple[Any, ...]:
+        """As a row of `_TIMINGS`."""
+        stats = self.stats
+        usage = stats.usage or Usage()
+        return (
+            self.number,
+            self.rows,
+            stats.worker,
+            int(stats.started * 1e6),
+            int(stats.finished * 1e6),
+            stats.function_seconds,
+            stats.transport_seconds,
+            stats.bytes_in,
+            stats.bytes_out,
+            self.attempt,
+            stats.loading_seconds,
+            usage.cpu + usage.others,
+            usage.pool,
+            usage.blocked,
+        )
+
+
 @dataclass(eq=False)
 class Report:
     """What happened in one call.
@@ -47,6 +78,8 @@ class Report:
         From the call to its end.
     start_seconds : float
         Until new workers were there; 0 for warm ones.
+    moving_seconds : float
+        For moving data: in the caller, and in each worker on average.
     failures : list of BaseException
         What failed and was skipped or returned, in the order of failing.
     """
@@ -55,36 +88,26 @@ class Report:
     failures: list[BaseException] = field(default_factory=list[BaseException])
     seconds: float = 0.0
     start_seconds: float = 0.0
-    _rows: list[tuple[Any, ...]] = field(default_factory=list[tuple[Any, ...]], repr=False)
+    moving_seconds: float = 0.0
+    _attempts: list[_Attempt] = field(default_factory=list["_Attempt"], repr=False)
     _begun: float = field(default_factory=time.perf_counter, repr=False)
 
     def add(self, outcome: Outcome) -> None:
         """Note one attempt at a partition."""
-        stats = outcome.stats
-        if stats is not None:
-            times = (int(stats.started * 1e6), int(stats.finished * 1e6))
-            usage = stats.usage or Usage()
-            self._rows.append(
-                (
-                    outcome.partition.index,
-                    outcome.partition.rows,
-                    stats.worker,
-                    *times,
-                    stats.function_seconds,
-                    stats.transport_seconds,
-                    stats.bytes_in,
-                    stats.bytes_out,
-                    outcome.attempt,
-                    stats.loading_seconds,
-                    usage.cpu + usage.others,
-                    usage.pool,
-                    usage.blocked,
-                )
+        if outcome.stats is not None:
+            partition = outcome.partition
+            self._attempts.append(
+                _Attempt(partition.index, partition.rows, outcome.attempt, outcome.stats)
             )
 
     def finish(self) -> None:
         """The call is over."""
         self.seconds = time.perf_counter() - self._begun
+
+    @property
+    def stats(self) -> list[Stats]:
+        """Of each attempt, in the order of finishing."""
+        return [attempt.stats for attempt in self._attempts]
 
     def raise_failures(self) -> None:
         """Raise all that failed as one `ExceptionGroup`, if anything did.
@@ -114,18 +137,20 @@ class Report:
         threads of its process), ``pool_seconds`` (of these, Polars' own pool) and
         ``blocked_seconds`` (asleep or waiting), the latter two null where nobody looked.
         """
-        frame = pl.DataFrame(self._rows, schema=_TIMINGS, orient="row")
+        rows = [attempt.timing() for attempt in self._attempts]
+        frame = pl.DataFrame(rows, schema=_TIMINGS, orient="row")
         return frame.sort("index", "attempt")
 
     def __str__(self) -> str:
-        rows = self._rows
-        function = sum(row[5] for row in rows)
-        transport = sum(row[6] for row in rows)
-        workers = len({row[2] for row in rows})
+        stats = self.stats
+        function = sum(s.function_seconds for s in stats)
+        workers = len({s.worker for s in stats})
+        n_rows = sum(attempt.rows for attempt in self._attempts)
+        starting = f", starting workers {self.start_seconds:.3f} s" if self.start_seconds else ""
         lines = [
-            f"{len(rows)} partitions, {sum(row[1] for row in rows):,} rows in {self.seconds:.3f} s",
-            f"  in the function {function:.3f} s, moving data {transport:.3f} s, over {workers} worker(s)",
-            f"  sent {sum(row[7] for row in rows):,} bytes, received {sum(row[8] for row in rows):,} bytes",
+            f"{len(stats)} partitions, {n_rows:,} rows in {self.seconds:.3f} s",
+            f"  in the function {function:.3f} s, moving data {self.moving_seconds:.3f} s{starting}, over {workers} worker(s)",
+            f"  sent {sum(s.bytes_in for s in stats):,} bytes, received {sum(s.bytes_out for s in stats):,} bytes",
         ]
         if self.failures:
             lines.append(

@@ -21,9 +21,9 @@ def _is_ours(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith(_HERE)
 
 
-def warn(message: str) -> None:
-    """Warn with `PmapWarning` at the nearest frame outside pmap."""
+def warn(message: str, category: type[Warning] = PmapWarning) -> None:
+    """Warn at the nearest frame outside pmap."""
     level, frame = 1, inspect.currentframe()  # `skip_file_prefixes` came with Python 3.12
     while frame is not None and frame.f_back is not None and _is_ours(frame):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, PmapWarning, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pmap._board import Place
     from pmap._gauge import Usage
     from pmap._segment import Shared
-    from pmap._transport import Blob, Parcel, Pickled
+    from pmap._transport import Blob, Parcel, Pickled, Unused
 
 __all__ = [
     "ErrorInfo",
@@ -98,6 +98,7 @@ class Stats(NamedTuple):
     threads: int | None = None
     loading_seconds: float = 0.0
     usage: Usage | None = None
+    unused: Unused | None = None
 
 
 class ErrorInfo(NamedTuple):

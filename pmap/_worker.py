@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pmap._board import Place
-    from pmap._transport import Blob, Parcel, Pickled, Received
+    from pmap._transport import Blob, Parcel, Pickled, Received, Unused
     from pmap._wire import ErrorInfo, JobRef
 
 __all__ = ["apply", "execute", "in_worker"]
@@ -165,6 +165,7 @@ class _Attempt:
         self._phase = "unpickling the function in the worker"
         self._loading_seconds = 0.0
         self._usage = Usage()
+        self._unused: Unused | None = None
         self._recorder = Recorder(message.log_level)
         self._received: Received | None = None
 
@@ -198,6 +199,7 @@ class _Attempt:
             _pool_size(),
             self._loading_seconds,
             self._usage,
+            self._unused,
         )
         if place is not None:
             _board.mark_done(place)
@@ -214,7 +216,10 @@ class _Attempt:
             self._phase = "receiving the partition"
             frame, self._received = _transport.unpack(message.parcel)
             self._phase = ""
+            is_first = ready.gauge.is_new
             result = self._call(ready, frame)
+            if is_first:
+                self._unused = _unused(self._received, result)
             self._phase = "sending the result back"
             return self._pack(result)
 
@@ -239,6 +244,14 @@ class _Attempt:
         import cloudpickle  # noqa: PLC0415  only what is no frame needs it
 
         return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply)
+
+
+def _unused(received: Received, result: object) -> Unused | None:
+    """The columns that the function neither looked at nor gave back."""
+    unused = received.unused()
+    if unused is None or not isinstance(result, pl.DataFrame):
+        return unused
+    return unused if set(unused.columns).isdisjoint(result.columns) else None
 
 
 def _refusal(place: Place) -> ErrorInfo | None:

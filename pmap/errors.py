@@ -24,6 +24,7 @@ A leaf also inherits the builtin that fits it, so that ``except TimeoutError`` w
     └── SchemaMismatchError (ValueError)      results that do not fit together
 
     PmapWarning (UserWarning)
+    PmapAdvice (UserWarning)                  what would have been faster, by what was measured
 
 An exception that the user's function raises comes back as itself, with the worker's
 traceback as its cause and a note that names the partition. Whatever error a partition ends
@@ -53,6 +54,7 @@ __all__ = [
     "MissingDependencyError",
     "PartitionError",
     "PartitionTimeoutError",
+    "PmapAdvice",
     "PmapError",
     "PmapWarning",
     "RemoteError",
@@ -75,6 +77,13 @@ class PmapError(Exception):
 
 class PmapWarning(UserWarning):
     """Something that pmap did differently from what was asked, and why."""
+
+
+class PmapAdvice(UserWarning):
+    """What would have been faster than the call just made, with the facts that were measured.
+
+    At most one for each function; ``pmap.config(advise="off")`` says nothing, ``"error"`` raises it.
+    """
 
 
 class ArgumentError(PmapError, ValueError):

@@ -10,6 +10,9 @@ from installed import need
 
 import pmap
 
+# Tests run toys on workers, of which a user would rightly be told; test_advice.py has it said.
+os.environ.setdefault("PMAP_ADVISE", "off")
+
 # A result must be reproducible, so examples are the same each time; "random" is for the hunt.
 settings.register_profile(
     "same",

@@ -32,6 +32,11 @@ class ResumingCarrier:
         self._checkpoint = checkpoint
         self._read: set[Flight] = set()
 
+    @property
+    def moving_seconds(self) -> float:
+        """As the carrier has it."""
+        return self._carrier.moving_seconds
+
     def open(self) -> None:
         """As the carrier does."""
         self._carrier.open()

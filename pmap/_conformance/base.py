@@ -101,7 +101,12 @@ class Base:
         yield gate
         gate.open()
 
-    # Maps.
+    # Maps. Advice would be a failure where warnings are errors, and here nothing shall be quick.
+
+    @pytest.fixture(autouse=True)
+    def _no_advice(self) -> Generator[None]:
+        with pmap.config(advise="off"):
+            yield
 
     def _map(self, frame: Any, function: Function, **options: Any) -> pl.DataFrame:
         return pmap.map_partitions(

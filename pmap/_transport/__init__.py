@@ -31,6 +31,7 @@ module          one idea
 `_receive`      worker's side
 `_shelf`        what many tasks share, once for all of them
 `_closure`      large data inside the function
+`_touched`      which columns a function has looked at
 ==============  =================================================================
 """
 
@@ -46,6 +47,7 @@ from pmap._transport._receive import (
     unpack,
 )
 from pmap._transport._send import Lent, Sender, open_blob, open_reply, put_blob, share
+from pmap._transport._touched import Unused
 
 __all__ = [
     "INLINE_BYTES",
@@ -56,6 +58,7 @@ __all__ = [
     "Pickled",
     "Received",
     "Sender",
+    "Unused",
     "forget_mapped",
     "has_mapped",
     "load_blob",

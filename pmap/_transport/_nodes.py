@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 from pmap._transport._parcel import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
 
-    from pmap._transport._parcel import Columns, Span
+    from pmap._transport._parcel import Span
 
 __all__ = ["describe", "is_whole", "kind_of", "rebuild", "spans_of", "width_of"]
 
@@ -81,9 +81,9 @@ def is_whole(array: Any) -> bool:
     return all(is_whole(child) for child in _children(array, kind))
 
 
-def spans_of(parcel: Columns) -> Iterator[Span]:
-    """All spans of a frame's trees."""
-    waiting = [node for nodes in parcel.arrays for node in nodes]
+def spans_of(nodes: Iterable[Node]) -> Iterator[Span]:
+    """All spans of a column's trees."""
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         yield from (span for span in node.spans if span is not None)

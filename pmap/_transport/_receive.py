@@ -44,6 +44,7 @@ from pmap._transport._parcel import (
     Streamed,
 )
 from pmap._transport._places import Atlas, Places, Region
+from pmap._transport._touched import Unused, unused_of
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
@@ -64,6 +65,20 @@ class Received(NamedTuple):
     atlas: Atlas
     views: list[weakref.ref[memoryview]]
     n_bytes: int  #: copied on the way here
+    parcel: Columns | None = None
+    addresses: tuple[int, ...] = ()  #: of its places
+
+    def unused(self) -> Unused | None:
+        """The columns that nobody has looked at, while the partition is there.
+
+        ``None`` for one that is not mapped, or where the kernel does not tell.
+        """
+        if self.parcel is None:
+            return None
+        try:
+            return unused_of(self.parcel, self.addresses)
+        except OSError:
+            return None
 
     def is_released(self) -> bool:
         """Whether nobody looks at the caller's segments any more."""
@@ -166,18 +181,20 @@ class _Unpacking:
         import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
 
         self._parcel = parcel
-        self._received = Received(Atlas(), [], parcel.n_bytes)
+        self._atlas, self._views = Atlas(), list[weakref.ref[memoryview]]()
         self._buffers: list[pa.Buffer] = []
         for place in parcel.places:
             view = memoryview(_maps.get(place))
             buffer = pa.py_buffer(view)
             self._buffers.append(buffer)
             owner = weakref.ref(view)
-            self._received.atlas.add(Region(buffer.address, buffer.size, place, 0, owner))
-            self._received.views.append(owner)
+            self._atlas.add(Region(buffer.address, buffer.size, place, 0, owner))
+            self._views.append(owner)
 
     def frame(self) -> tuple[pl.DataFrame, Received]:
-        return assemble(self._parcel, self._resolve, _frame_of), self._received
+        addresses = tuple(buffer.address for buffer in self._buffers)
+        received = Received(self._atlas, self._views, self._parcel.n_bytes, self._parcel, addresses)
+        return assemble(self._parcel, self._resolve, _frame_of), received
 
     def _resolve(self, span: Span) -> pa.Buffer:
         return self._buffers[span.place].slice(span.start, span.size)

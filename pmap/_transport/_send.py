@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from functools import cache
 from typing import TYPE_CHECKING
@@ -76,7 +77,11 @@ class Lent:
         unless they are few, and would keep all of it: then they are the caller's own.
         """
         own = None if self.segment is None else self.segment.shared
-        used = sum(span.size for span in spans_of(parcel) if parcel.places[span.place] == own)
+        used = sum(
+            span.size
+            for span in spans_of(itertools.chain(*parcel.arrays))
+            if parcel.places[span.place] == own
+        )
         mapped: list[pa.Buffer] = []
 
         def resolve(span: Span) -> pa.Buffer:

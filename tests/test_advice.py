@@ -1,0 +1,190 @@
+"""What a run has measured is said once for each function, with the remedy; and nothing else is."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import polars as pl
+import pytest
+import workers
+
+import pmap
+from pmap.errors import ArgumentError, PmapAdvice
+
+SMALL = pl.DataFrame({"x": range(1000)})
+LARGE = pl.DataFrame({"x": range(2_000_000)})
+WIDE = pl.DataFrame({name: range(1_000_000) for name in "abcdefgh"})
+
+LOCAL = ["forkserver", "spawn", "loky"]
+
+
+@pytest.fixture(autouse=True)
+def advising(cpus):
+    """Two CPUs, new workers, and advice that is raised."""
+    cpus(2)
+    pmap.shutdown()
+    with pmap.config(advise="error", n_jobs=2):
+        yield
+    pmap.shutdown()
+
+
+def advice_of(function, frame=SMALL, *, warm=True, **arguments):
+    """What is said, after workers were started for something else if they are to be `warm`."""
+    if warm and "backend" in arguments:
+        with pmap.config(advise="off"):
+            pmap.map_partitions(SMALL, workers.double, **arguments)
+    with pytest.raises(PmapAdvice) as caught:
+        pmap.map_partitions(frame, function, **arguments)
+    return str(caught.value)
+
+
+class TestOnWhereItRuns:
+    @pytest.mark.parametrize("backend", LOCAL)
+    def test_polars_in_processes(self, backend):
+        text = advice_of(workers.polish, LARGE, backend=backend, warm=False)
+        assert "call polish(df) directly" in text
+        assert "of its CPU time is Polars' pool" in text
+        assert " s in all, of which the function" in text
+
+    @pytest.mark.parametrize("backend", LOCAL)
+    def test_workers_started_for_nothing(self, backend):
+        text = advice_of(workers.double, backend=backend, warm=False)
+        assert text.startswith("double: ")
+        assert "starting workers" in text
+        assert "leave backend= out" in text
+
+    def test_who_waits_in_processes(self):
+        text = advice_of(workers.nap, backend="spawn", n_partitions=4, warm=False)
+        assert "waits (" in text
+        assert "backend='threads' is as fast" in text
+
+    def test_few_partitions(self):
+        def long(part):
+            for _ in range(4):
+                workers.spin(part)
+            return part
+
+        assert "1 partition can not keep 2 workers busy" in advice_of(long, n_partitions=1)
+
+    def test_small_partitions(self):
+        frame = pl.DataFrame({"x": range(20_000)})
+        text = advice_of(workers.double, frame, backend="forkserver", chunk_size=10)
+        assert "leave backend= out" in text or "cost more to hand over" in text
+
+    def test_one_partition_with_most_of_the_time(self):
+        def uneven(part):
+            for _ in range(5 if pmap.current_partition().index == 3 else 0):
+                workers.spin(part)
+            return part
+
+        text = advice_of(uneven, backend="threads", n_partitions=8)
+        assert "One partition took 1." in text
+        assert "shuffle the rows" in text
+
+
+class TestOnData:
+    def test_columns_that_nobody_looked_at(self):
+        frame = pl.DataFrame({f"c{i:02}": range(1_000_000) for i in range(50)})
+
+        def sums(part):
+            end = time.thread_time() + 0.1
+            while time.thread_time() < end:
+                sum(range(1000))
+            return part.select(pl.col("c07").sum())
+
+        with pmap.config(transport="file"):  # slow enough to be worth a word
+            text = advice_of(sums, frame, backend="forkserver", n_partitions=8)
+        assert "never looked at 'c00', 'c01', 'c02', 'c03', 'c04' and 44 more, 98% of" in text
+        assert "pass df.drop(['c00', 'c01', 'c02', 'c03', 'c04'], ...), or df.select(...)" in text
+
+    def test_the_report_knows_them(self):
+        with pmap.config(advise="off"):
+            pmap.map_partitions(
+                WIDE, lambda part: part.select(pl.col("c").sum()), backend="forkserver"
+            )
+        unused = [stats.unused for stats in pmap.last_report().stats if stats.unused]
+        assert unused
+        assert unused[0].columns == tuple("abdefgh")
+        assert unused[0].n_bytes * 8 == unused[0].of_bytes * 7
+
+    def test_columns_that_come_back_were_of_use(self):
+        with pmap.config(advise="off"):
+            pmap.map_partitions(
+                WIDE, lambda part: part.with_columns(c=pl.col("c") + 1), backend="forkserver"
+            )
+        assert not any(stats.unused for stats in pmap.last_report().stats)
+
+
+class TestNoFalseAlarm:
+    @pytest.mark.parametrize("backend", ["auto", "threads", "serial", *LOCAL])
+    def test_where_python_works(self, backend):
+        """Long enough that even spawn's start is worth it."""
+
+        def long(part):
+            workers.spin(part)
+            return workers.spin(part)
+
+        with pmap.config(advise="off"):
+            pmap.map_partitions(SMALL, workers.double, backend=backend)
+        assert pmap.map_partitions(SMALL, long, backend=backend, n_partitions=4).equals(SMALL)
+
+    @pytest.mark.parametrize("function", [workers.nap, workers.digest, workers.polish])
+    def test_by_auto(self, function):
+        pmap.map_partitions(LARGE, function)
+
+    def test_where_the_consumer_takes_its_time(self):
+        with pmap.config(advise="off"):
+            pmap.map_partitions(SMALL, workers.double, backend="forkserver", n_jobs=2)
+        for _ in pmap.iter_partitions(
+            SMALL, workers.double, backend="forkserver", n_jobs=2, n_partitions=3
+        ):
+            time.sleep(0.2)
+
+    def test_of_polars_pool_that_runs_python(self):
+        def both(part):
+            def slow(x):
+                return sum(range(3000)) + x
+
+            mapped = [pl.col("x").map_elements(slow, pl.Int64).alias(name) for name in "ab"]
+            return part.select(mapped)
+
+        with pmap.config(advise="off"):
+            pmap.map_partitions(SMALL, workers.double, backend="forkserver")
+        pmap.map_partitions(pl.DataFrame({"x": range(20_000)}), both, backend="forkserver")
+
+
+class TestHowItIsSaid:
+    def test_once_for_each_function(self):
+        def first(part):
+            return part
+
+        def second(part):
+            return part
+
+        def said(function):
+            pmap.shutdown()
+            with pmap.config(advise="warn"), warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                pmap.map_partitions(SMALL, function, backend="spawn")
+            return [warning for warning in caught if warning.category is PmapAdvice]
+
+        (warning,) = said(first)
+        assert warning.filename == __file__
+        assert not said(first)
+        assert said(second)
+
+    def test_not_at_all(self):
+        with pmap.config(advise="off"):
+            pmap.map_partitions(SMALL, workers.double, backend="spawn")
+
+    def test_in_a_word_that_is_known(self):
+        with pytest.raises(ArgumentError, match="advise='loud': give 'warn', 'error' or 'off'"):
+            pmap.config.set(advise="loud")
+
+    def test_not_where_something_failed(self):
+        with (
+            pmap.config(on_error="skip"),
+            pytest.warns(pmap.errors.PmapWarning, match="8 of 8"),
+        ):
+            pmap.map_partitions(SMALL, lambda part: 1 / 0, backend="spawn")
