@@ -7,6 +7,7 @@ import inspect
 import io
 import sys
 import types
+import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pmap.errors import TransportError, UnpicklableFunctionError
@@ -23,6 +24,10 @@ _MAX_DEPTH = 4
 _ENOUGH = 1024 * 1024
 #: Packages whose objects are data: not pickled only to see whether that would work.
 _BULKY = frozenset({"polars", "numpy", "pyarrow", "pandas", "scipy"})
+
+
+#: Those that were found to pickle: to find it out takes half a millisecond.
+_checked: weakref.WeakSet[types.FunctionType] = weakref.WeakSet()
 
 
 def name_of(function: object) -> str:
@@ -98,6 +103,14 @@ def check_picklable(function: object) -> None:
     UnpicklableFunctionError
         As `dump_function`.
     """
+    if isinstance(function, types.FunctionType) and function in _checked:
+        return
+    _check_picklable(function)
+    if isinstance(function, types.FunctionType):
+        _checked.add(function)
+
+
+def _check_picklable(function: object) -> None:
     import cloudpickle  # noqa: PLC0415
 
     class Checker(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
