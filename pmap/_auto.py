@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Ahead", "Gate", "Judge"]
 
-#: Share of the CPU time in Polars' pool from which on a function is Polars' own.
-_NATIVE_SHARE = 0.5
 #: What must be saved at least to leave the caller: of what is left, and seconds.
 _LEAST_SHARE, _LEAST_SECONDS = 0.05, 0.002
 #: What has to be seen of the function before it is judged, and while the first partition runs,
@@ -132,7 +130,7 @@ class Judge:
         return seconds * max(0, self._total_rows - done) / max(1, seen)
 
     def _elsewhere(self, usage: Usage, left: float) -> list[_Way]:
-        if (usage.pool_share or 0.0) >= _NATIVE_SHARE and not usage.python_in_pool:
+        if usage.is_native:
             return []  # it has all cores already
         workers = self._spec.n_workers
         shared = max(

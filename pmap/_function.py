@@ -10,6 +10,7 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pmap._cloudpickled import reduce_cached
 from pmap.errors import TransportError, UnpicklableFunctionError
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ def _check_picklable(function: object) -> None:
         def reducer_override(self, obj: Any) -> Any:
             if type(obj).__module__.partition(".")[0] in _BULKY:
                 return str, ()  # data, whose pickling is known to work
+            cached = reduce_cached(obj)
+            if cached is not NotImplemented:
+                return cached
             return super().reducer_override(obj)  # pyright: ignore[reportUnknownVariableType]
 
     try:

@@ -29,6 +29,11 @@ _WORTH_A_LOOK = 0.005
 _QUICK_LOOKS = 12
 #: Seconds between quick looks, and at most between later ones.
 _QUICK, _SLOW = 0.001, 0.1
+#: Looks from which on a share of them means something.
+_ENOUGH_LOOKS = 8
+#: Share of the CPU time in Polars' pool from which on the work is Polars', and of the time with
+#: the GIL from which on it is not.
+_NATIVE_SHARE, _WITH_GIL = 0.5, 0.5
 #: A look that is so much too late has waited for the GIL. Seconds.
 _LATE = 0.0015
 
@@ -54,8 +59,6 @@ class Usage(NamedTuple):
         Neither on a CPU nor waiting for one: asleep, or waiting for something.
     looks, late
         How often the GIL was asked for, and how often it was not to be had at once.
-    python_in_pool
-        Whether Python ran on a thread that Python did not start, such as one of Polars' pool.
     imported
         Modules that came in meanwhile: what that took will not be taken again.
     """
@@ -67,7 +70,6 @@ class Usage(NamedTuple):
     blocked: float | None = None
     looks: int = 0
     late: int = 0
-    python_in_pool: bool = False
     imported: int = 0
 
     @property
@@ -85,7 +87,12 @@ class Usage(NamedTuple):
     @property
     def held_share(self) -> float | None:
         """Of the time, with the GIL, about; ``None`` if too few looks were taken to tell."""
-        return None if self.looks < _QUICK_LOOKS // 3 else self.late / self.looks
+        return None if self.looks < _ENOUGH_LOOKS else self.late / self.looks
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is Polars' own work, which leaves the GIL alone, as no Python in its pool does."""
+        return (self.pool_share or 0.0) >= _NATIVE_SHARE and (self.held_share or 0.0) < _WITH_GIL
 
     @property
     def cores(self) -> float:
@@ -104,7 +111,6 @@ def total(usages: Iterable[Usage]) -> Usage:
         _sum(u.blocked for u in found),
         sum(u.looks for u in found),
         sum(u.late for u in found),
-        any(u.python_in_pool for u in found),
         sum(u.imported for u in found),
     )
 
@@ -118,9 +124,8 @@ class _Clocks:
     """Of one thread and of the process, from now on; may be read from another thread."""
 
     def __init__(self, *, closely: bool, alone: bool) -> None:
-        self.ident = threading.get_ident()
         self._thread = threading.get_native_id()
-        self._clock = time.pthread_getcpuclockid(self.ident) if _READABLE else None
+        self._clock = time.pthread_getcpuclockid(threading.get_ident()) if _READABLE else None
         self._alone = alone
         self._waited = waited_seconds(self._thread) if closely else None
         self._pool = pool_seconds() if closely and alone else None
@@ -228,14 +233,13 @@ class Looker:
         self._lock = threading.Lock()
         self._clocks: _Clocks | None = None
         self._seen: list[bool] = []  # whether each look came late
-        self._python_in_pool = False
         self._n_looks = 0
         self._started = False
 
     def begin(self, clocks: _Clocks) -> None:
         """A call begins."""
         with self._lock:
-            self._seen, self._python_in_pool, self._clocks = [], False, clocks
+            self._seen, self._clocks = [], clocks
         if not self._started and _READABLE:
             self._started = True
             start_helper("pmap-look", self._watch)
@@ -246,20 +250,22 @@ class Looker:
             self._clocks = None
             if self._most is not None:
                 self._over.set()
-            seen, python = self._seen, self._python_in_pool
-        return usage._replace(looks=len(seen), late=sum(seen), python_in_pool=python)
+            seen = self._seen
+        return usage._replace(looks=len(seen), late=sum(seen))
 
     def close(self) -> None:
         """Look no more."""
         self._over.set()
 
     def _watch(self) -> None:
-        pause = _QUICK
+        pause, myself = _QUICK, threading.get_native_id()
         while not self._over.is_set() and (self._most is None or self._n_looks < self._most):
-            before, clocks = time.perf_counter(), self._clocks
+            clocks, waited = self._clocks, waited_seconds(myself) or 0.0
+            before = time.perf_counter()
             if self._over.wait(pause):
                 return
             late = time.perf_counter() - before - pause
+            late -= (waited_seconds(myself) or 0.0) - waited  # for a CPU, not for the GIL
             self._n_looks += 1
             if self._n_looks > _QUICK_LOOKS:
                 pause = min(_SLOW, 1.5 * pause)
@@ -269,23 +275,12 @@ class Looker:
 
     def _look(self, clocks: _Clocks | None, late: float) -> Usage | None:
         """What the call has used, if the same one went on during the whole pause."""
-        python = clocks is not None and _python_on_foreign_threads(clocks.ident)
         with self._lock:
             if clocks is None or clocks is not self._clocks:
                 return None
             self._seen.append(late > _LATE)
-            self._python_in_pool |= python
             looks, late_ones = len(self._seen), sum(self._seen)
-            in_pool = self._python_in_pool
-        usage = clocks.read()
-        return usage._replace(looks=looks, late=late_ones, python_in_pool=in_pool)
-
-
-def _python_on_foreign_threads(caller: int) -> bool:
-    """Whether a thread that Python did not start runs Python, as a UDF on Polars' pool does."""
-    known = {t.ident for t in threading.enumerate() if not t.name.startswith("Dummy-")} | {caller}
-    at_work = sys._current_frames()  # noqa: SLF001  documented  # pyright: ignore[reportPrivateUsage]
-    return any(ident not in known for ident in at_work)
+        return clocks.read()._replace(looks=looks, late=late_ones)
 
 
 def waited_seconds(thread: int) -> float | None:

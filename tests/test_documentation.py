@@ -79,10 +79,13 @@ def test_all_is_complete_and_sorted():
 
 
 def test_the_tree_in_errors_is_complete():
-    drawn = set(re.findall(r"\b(\w+(?:Error|Warning))\b(?! \()", errors.__doc__ or ""))
+    drawn = set(re.findall(r"\b(\w+(?:Error|Warning|Advice))\b(?! \()", errors.__doc__ or ""))
     kinds = {name: getattr(errors, name) for name in errors.__all__}
     for name, kind in kinds.items():
         if not isinstance(kind, type):
             continue  # a function
-        assert issubclass(kind, errors.PmapError | errors.PmapWarning) or name == "RemoteTraceback"
+        assert (
+            issubclass(kind, errors.PmapError | errors.PmapWarning | errors.PmapAdvice)
+            or name == "RemoteTraceback"
+        )
         assert name in drawn | {"RemoteTraceback"} or name in (errors.__doc__ or "")

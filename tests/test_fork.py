@@ -181,8 +181,10 @@ multiprocessing.set_start_method("fork")
 import polars as pl, pmap
 df = pl.DataFrame({"x": range(8)})
 
-def slow(part):  # so slow that workers pay
-    time.sleep(0.3)
+def slow(part):  # so slow that workers pay, and with the GIL, so that threads do not
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end:
+        sum(range(1000))
     return part.with_columns(pid=pl.lit(os.getpid()))
 
 with warnings.catch_warnings(record=True) as caught:

@@ -21,7 +21,7 @@ BACKENDS = ["spawn", "forkserver", "loky", "dask"]
 
 #: A cell of the notebook each, between the marks; one text everywhere else.
 PROGRAM = """
-import json, multiprocessing, os, traceback
+import functools, json, multiprocessing, os, traceback
 import polars as pl
 import pmap
 IMPORT_NEIGHBOUR
@@ -50,6 +50,13 @@ class Shifter:
     def __call__(self, part):
         return part.select(pl.col("x") + self.by)
 
+@functools.cache
+def doubled(x):
+    return 2 * x
+
+def from_cache(part):
+    return part.select(x=pl.Series([doubled(x) for x in part["x"].to_list()]))
+
 class Point:
     def __init__(self, x):
         self.x = x
@@ -66,6 +73,7 @@ def attempt():
         "method": mapped(Shifter().__call__),
         "neighbour": mapped(neighbour.halve),
         "calls neighbour": mapped(beside),
+        "has a cached helper": mapped(from_cache),
         "own class back": [
             point.x
             for point in pmap.iter_partitions(df, lambda part: Point(part["x"].sum()), backend=backend, n_partitions=4)
@@ -235,6 +243,7 @@ EXPECTED = {
     "method": [x + 3 for x in range(8)],
     "neighbour": [x // 2 for x in range(8)],
     "calls neighbour": [x // 2 for x in range(8)],
+    "has a cached helper": [2 * x for x in range(8)],
     "own class back": [1, 5, 9, 13],
     "redefined": [5 * x + 1 for x in range(8)],
 }

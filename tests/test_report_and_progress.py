@@ -39,6 +39,10 @@ def test_timings_have_a_row_a_partition(backend):
         "bytes_in": pl.Int64,
         "bytes_out": pl.Int64,
         "attempt": pl.Int64,
+        "loading_seconds": pl.Float64,
+        "cpu_seconds": pl.Float64,
+        "pool_seconds": pl.Float64,
+        "blocked_seconds": pl.Float64,
     }
     assert timings["index"].to_list() == [0, 1, 2, 3]
     assert timings["rows"].to_list() == [25] * 4
@@ -186,7 +190,7 @@ class TestAuto:
         workers = {file.name.split("-")[1] for file in tmp_path.iterdir()}
         assert str(os.getpid()) in workers
         assert len(workers) > 1
-        assert "s were left" in str(pmap.last_report().plan)
+        assert "what was left: " in str(pmap.last_report().plan)
 
 
 def test_importing_pmap_loads_nothing_heavy():

@@ -143,9 +143,9 @@ def _is_native(run: Run) -> str | None:
     """Polars' own work, in processes that have a part of the cores each."""
     usage = run.usage
     share = usage.pool_share
-    if run.locality is not Locality.MACHINE or usage.python_in_pool or usage.wall < _SEEN_ENOUGH:
+    if run.locality is not Locality.MACHINE or usage.wall < _SEEN_ENOUGH or share is None:
         return None
-    if share is None or share < _NATIVE:
+    if share < _NATIVE or usage.held_share is None or not usage.is_native:
         return None
     if not run.saves(run.in_function / cpu_count(), _LEAST_SAVING_BY_POLARS):
         return None
@@ -159,7 +159,7 @@ def _is_native(run: Run) -> str | None:
 def _frees_the_gil(run: Run) -> str | None:
     """Threads do as well as processes, and move nothing."""
     usage = run.usage
-    if run.locality is not Locality.MACHINE or usage.wall < _SEEN_ENOUGH or usage.python_in_pool:
+    if run.locality is not Locality.MACHINE or usage.wall < _SEEN_ENOUGH:
         return None
     waits = (usage.blocked_share or 0.0) >= _ASLEEP
     free = usage.held_share is not None and usage.held_share <= _WITH_GIL

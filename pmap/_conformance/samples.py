@@ -57,7 +57,19 @@ class _Adder:
     __call__ = add
 
 
+def _with_cache() -> Function:
+    @functools.cache
+    def twice(x: int) -> int:
+        return 2 * x
+
+    def mapped(part: pl.DataFrame) -> pl.DataFrame:
+        return part.with_columns(x=pl.Series([twice(x) for x in part["x"]]))
+
+    return mapped
+
+
 FUNCTIONS: dict[str, Function] = {
+    "has a cached helper": _with_cache(),
     "function": add,
     "lambda": lambda part: part.with_columns(y=pl.col("x") * 2),
     "partial": functools.partial(add, number=5),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from pmap._cloudpickled import reduce_cached, with_code_names
 from pmap._interrupts import deferred
 from pmap._segment import START, Shared, open_shared
 from pmap._size import estimate
@@ -59,8 +60,6 @@ class Closure:
         """Pickle, large data apart."""
         import cloudpickle  # noqa: PLC0415  only calls that leave the process need it
 
-        if self._kind is None:
-            return Pickled(cloudpickle.dumps(function))
         buffers: list[Any] = []
         reduce_frame = self._reduce
 
@@ -75,15 +74,21 @@ class Closure:
             return False
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+            dispatch_table = with_code_names(cloudpickle.Pickler.dispatch_table)
+
             def reducer_override(self, obj: Any) -> Any:
                 if isinstance(obj, pl.DataFrame | pl.Series) and type(obj) in _KINDS:
                     reduced = reduce_frame(obj)
                     if reduced is not None:
                         return reduced
+                cached = reduce_cached(obj)
+                if cached is not NotImplemented:
+                    return cached
                 return super().reducer_override(obj)  # pyright: ignore[reportUnknownVariableType]
 
         file = io.BytesIO()
-        Pickler(file, protocol=5, buffer_callback=apart).dump(function)
+        apart_if_shared = None if self._kind is None else apart
+        Pickler(file, protocol=5, buffer_callback=apart_if_shared).dump(function)
         return self._pickled(file.getvalue(), buffers)
 
     def _pickled(self, data: bytes, buffers: list[Any]) -> Pickled:
@@ -106,7 +111,7 @@ class Closure:
     def _reduce(self, data: pl.DataFrame | pl.Series) -> tuple[Callable[..., Any], Any] | None:
         """How a large frame or Series is opened in a worker; ``None``: as it always is."""
         frame = data if isinstance(data, pl.DataFrame) else data.to_frame()
-        if estimate(frame) <= INLINE_BYTES:
+        if self._kind is None or estimate(frame) <= INLINE_BYTES:
             return None
         return (_open_series if frame is not data else _open_frame), (self._parcel(frame),)
 
