@@ -38,6 +38,7 @@ from pmap._transport._closure import Closure, Pickled, load_pickled
 from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel
 from pmap._transport._receive import (
     Received,
+    also_forget,
     forget_mapped,
     has_mapped,
     load_blob,
@@ -56,6 +57,7 @@ __all__ = [
     "Pickled",
     "Received",
     "Sender",
+    "also_forget",
     "forget_mapped",
     "has_mapped",
     "load_blob",
