@@ -22,6 +22,7 @@ module         one idea
 `_body`        a pickle, and its large buffers beside it
 `_shares`      caller's side: what occurs in many batches, written once
 `_opened`      worker's side: what was shared, mapped and kept
+`_memmaps`     arrays in files of the user's
 =============  ===================================================================
 
 Nothing here is imported before the first use: joblib is slow to import.

@@ -8,6 +8,7 @@ import pickle
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from pmap import _board
@@ -23,6 +24,7 @@ from pmap._joblib._body import (
     reduce_by_stream,
     streams,
 )
+from pmap._joblib._memmaps import reduce_as_array
 from pmap._joblib._register import register_joblib_backend
 from pmap._joblib._workers import prepare
 from pmap._output import Recorder
@@ -129,7 +131,10 @@ class _Frames:
 def _answer(result: object, reply: Shared) -> Answer:
     layout = Layout()
     frames = _Frames(layout)
-    data, buffers = dump(result, {pl.DataFrame: frames.reduce, pl.Series: frames.reduce})
+    data, buffers = dump(
+        result,
+        {pl.DataFrame: frames.reduce, pl.Series: frames.reduce, np.memmap: reduce_as_array},
+    )
     if not frames.found and is_short(data, buffers):
         return Answer(inline(data, buffers))
     body = placed(data, buffers, layout, reply)

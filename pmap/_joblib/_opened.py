@@ -11,6 +11,7 @@ import pickle
 import threading
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+import numpy as np
 import polars as pl
 
 from pmap._joblib._body import open_columns
@@ -18,8 +19,6 @@ from pmap._segment import START, Shared, map_shared, open_shared
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pmap._transport._parcel import Columns
 
 __all__ = [
@@ -50,7 +49,7 @@ class FrameData(NamedTuple):
     columns: Columns
     kind: str
 
-    def open(self, memory: mmap.mmap) -> Any:
+    def open(self, memory: mmap.mmap, mode: str) -> Any:  # noqa: ARG002  as of all kinds
         """It is the mapping."""
         import pyarrow as pa  # noqa: PLC0415  65 ms, for those who need it
 
@@ -72,7 +71,7 @@ class PickledData(NamedTuple):
 
     extents: tuple[tuple[int, int], ...]
 
-    def open(self, memory: mmap.mmap) -> Any:
+    def open(self, memory: mmap.mmap, mode: str) -> Any:  # noqa: ARG002  as of all kinds
         """Its buffers are the mapping."""
         import pyarrow as pa  # noqa: PLC0415
 
@@ -89,12 +88,15 @@ class ArrayData(NamedTuple):
     order: str
     start: int
 
-    def open(self, memory: mmap.mmap) -> Any:
-        """It is the mapping; may be written to if that may."""
-        import numpy as np  # noqa: PLC0415
-
+    def open(self, memory: mmap.mmap, mode: str) -> Any:
+        """It is the mapping, and a `numpy.memmap` as with joblib; may be written to if that may."""
         order: Literal["C", "F"] = "F" if self.order == "F" else "C"
-        return np.ndarray(self.shape, self.dtype, cast("Any", memory), self.start, order=order)
+        array: Any = np.ndarray.__new__(
+            np.memmap, self.shape, self.dtype, cast("Any", memory), self.start, order=order
+        )
+        array.filename, array.offset = None, self.start  # as numpy's own has them
+        array.mode = "r+" if mode == "w+" else mode
+        return array
 
 
 class _Opened:
@@ -112,7 +114,7 @@ class _Opened:
             value = _open(ref, mode) if found is None else found[0]
             if mode != "c":  # what a batch writes into it is seen by no other
                 self._known[ref, mode] = value, self._batch
-        return value.clone() if isinstance(value, pl.DataFrame | pl.Series) else value
+        return _another(value)
 
     def end_batch(self) -> None:
         """Let go of what the last batches did not need."""
@@ -132,6 +134,13 @@ class _Opened:
         return bool(self._known)
 
 
+def _another(value: Any) -> Any:
+    """The same data in an object of its own: to change that in its place changes no other's."""
+    if isinstance(value, pl.DataFrame | pl.Series):
+        return value.clone()
+    return cast("Any", value).view() if isinstance(value, np.memmap) else value
+
+
 def _open(ref: Ref, mode: str) -> Any:
     if mode in {"r+", "w+"}:
         memory = map_shared(ref.shared, writable=True)
@@ -145,7 +154,7 @@ def _open(ref: Ref, mode: str) -> Any:
     data: FrameData | PickledData | ArrayData = pickle.loads(  # noqa: S301  of our caller
         memory[ref.start : ref.start + ref.size]
     )
-    return data.open(memory)
+    return data.open(memory, mode)
 
 
 _opened = _Opened()

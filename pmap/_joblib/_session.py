@@ -174,7 +174,7 @@ class Session:
             raise  # there is no room for its data
         except Exception as exc:  # pickling runs arbitrary __reduce__ methods
             raise UnpicklableTaskError(
-                f"{flight.names} can not be pickled and sent to a worker: {exc}"
+                f"could not pickle the task to send to the workers, {flight.names}: {exc}"
             ) from exc
 
     def _send(self, flight: Flight) -> None:

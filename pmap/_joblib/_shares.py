@@ -23,6 +23,7 @@ import polars as pl
 from pmap import _pages
 from pmap._interrupts import deferred
 from pmap._joblib._body import Layout, dump, reduce_by_stream, streams
+from pmap._joblib._memmaps import reduce_by_file
 from pmap._joblib._opened import ArrayData, FrameData, PickledData, Ref, open_shared_data
 from pmap._resources import open_files_limit
 from pmap._size import estimate
@@ -61,6 +62,12 @@ class Sharing(NamedTuple):
     max_nbytes: int | None
     mmap_mode: str | None
     kind: str
+
+    def covers(self, value: np.ndarray[Any, Any]) -> bool:
+        """Whether an array is to be shared."""
+        if self.max_nbytes is None or self.mmap_mode is None:
+            return False
+        return value.nbytes > self.max_nbytes and not value.dtype.hasobject
 
     @property
     def may_write(self) -> bool:
@@ -113,10 +120,9 @@ class Shares:
             pl.DataFrame: self._reduce_frame,
             pl.Series: self._reduce_frame,
             pl.LazyFrame: self._reduce_lazy,
-            np.memmap: _reduce_memmap,
+            np.ndarray: self._reduce_array,
+            np.memmap: self._reduce_array,
         }
-        if self._sharing.max_nbytes is not None and self._sharing.mmap_mode is not None:
-            reducers[np.ndarray] = self._reduce_array
         pa: Any = sys.modules.get("pyarrow")  # where it is not imported, nobody has a table
         if pa is not None:
             reducers[pa.Table] = reducers[pa.RecordBatch] = self._reduce_table
@@ -267,11 +273,8 @@ class Shares:
         return None if ref is None else (open_shared_data, (ref, "r"))
 
     def _reduce_array(self, value: np.ndarray[Any, Any]) -> Reduced | None:
-        most = self._sharing.max_nbytes
-        if most is None or value.nbytes <= most or value.dtype.hasobject:
-            return None
-        by_file = _reduce_memmap(value)
-        if by_file is not None:
+        by_file = reduce_by_file(value)
+        if by_file is not None or not self._sharing.covers(value):
             return by_file
 
         def write(entry: _Entry) -> None:
@@ -283,22 +286,6 @@ class Shares:
 
         ref = self._reference(value, (value.shape, value.dtype.str, value.ctypes.data), write)
         return None if ref is None else (open_shared_data, (ref, self._sharing.mmap_mode))
-
-
-def _reduce_memmap(value: Any) -> Reduced | None:
-    """An array that is mapped from a file of the user's is mapped from it in workers too."""
-    if value.base is None:
-        return None
-    import joblib  # noqa: PLC0415  whoever is here has imported it
-
-    joblibs: Any = getattr(joblib, "_memmapping_reducer", None)  # not public: it may go
-    if not hasattr(joblibs, "_reduce_memmap_backed"):
-        return None  # then it travels as any other array
-    backing: Any = joblibs._get_backing_memmap(value)  # noqa: SLF001
-    if not isinstance(backing, np.memmap) or backing.filename is None:
-        return None
-    reduced: Reduced = joblibs._reduce_memmap_backed(value, backing)  # noqa: SLF001
-    return reduced
 
 
 def _only_frame(lazy: pl.LazyFrame) -> pl.DataFrame | None:
