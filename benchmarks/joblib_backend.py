@@ -38,7 +38,7 @@ def count(frame: pl.DataFrame, i: int) -> int:
 class Watch:
     """The least memory that the machine had left meanwhile, in bytes below what it had before."""
 
-    def __enter__(self) -> Watch:
+    def __enter__(self):
         self._before = self._least = _available()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -90,7 +90,7 @@ def compare(name: str, run, rounds: dict[str, int]) -> dict[str, float]:
 
 def compare_frame(mb: int, tasks: int, rounds: int) -> None:
     frame = strings(mb)
-    size = frame.estimated_size()
+    size = frame.to_arrow(compat_level=pl.CompatLevel.newest()).nbytes
     print(f"{tasks} tasks on a frame of {size / 1e6:.0f} MB")
 
     def run(backend: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from joblib.parallel import (
@@ -57,7 +59,7 @@ class PmapBackend(AutoBatchingMixin, ParallelBackendBase):
         """As joblib counts: -1 all CPUs that may be used, -2 all but one; ``None`` is 1."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs is None:
+        if n_jobs is None or n_jobs == 1 or _is_daemon():
             return 1
         return n_jobs if n_jobs > 0 else max(1, cpu_count() + 1 + n_jobs)
 
@@ -121,6 +123,18 @@ class PmapBackend(AutoBatchingMixin, ParallelBackendBase):
         self.terminate()
         if ensure_ready:
             self.configure(n_jobs=self._n_jobs, parallel=self.parallel, **self._configured)
+
+
+def _is_daemon() -> bool:
+    """In a process of a pool of `multiprocessing`'s there is nothing parallel, as joblib has it."""
+    if not multiprocessing.current_process().daemon:
+        return False
+    warnings.warn(
+        "pmap-backed parallel loops cannot run in a daemonic process of multiprocessing, "
+        "setting n_jobs=1",
+        stacklevel=4,
+    )
+    return True
 
 
 def _make(

@@ -105,7 +105,16 @@ class Batch(NamedTuple):
 def _get_ready() -> None:
     """Once in each worker, and before the first unpickling: tasks may name the backend."""
     register_joblib_backend()
+    _refuse_fork()
     also_forget(_opened.has_opened, _opened.forget)
+
+
+def _refuse_fork() -> None:
+    """Of this worker, whose engine has threads, by `multiprocessing`; below loky joblib does not do that."""
+    from joblib.externals.loky import process_executor  # noqa: PLC0415  with the others of joblib
+
+    if hasattr(process_executor, "_CURRENT_DEPTH"):
+        process_executor._CURRENT_DEPTH = 1  # noqa: SLF001  what it looks at
 
 
 # Results.

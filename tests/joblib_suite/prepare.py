@@ -17,7 +17,7 @@ _SITE = """
 import sys
 
 # Not the workers: that they know the backend by themselves is what is tested.
-if not any("pmap_backends" in argument or "loky" in argument for argument in sys.orig_argv):
+if not any("pmap_backends._child" in argument for argument in sys.orig_argv):
     import joblib.parallel
     import pmap
     from pmap._joblib._backend import PmapBackend
@@ -42,6 +42,7 @@ def write_suite(folder: Path) -> None:
     """Write the copies, and what makes Python use pmap's backend there."""
     tests = Path(joblib.test.__file__).parent
     (folder / "sitecustomize.py").write_text(_SITE)
+    (folder / "testutils.py").write_text((tests / "testutils.py").read_text())
     for name in MODULES:
         source = on_pmap((tests / f"{name}.py").read_text())
         if "import joblib\n" not in source:
