@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import pickle
@@ -111,8 +112,7 @@ def _get_ready() -> None:
 
 def _refuse_fork() -> None:
     """Of this worker, whose engine has threads, by `multiprocessing`; below loky joblib does not do that."""
-    from joblib.externals.loky import process_executor  # noqa: PLC0415  with the others of joblib
-
+    process_executor: Any = importlib.import_module("joblib.externals.loky.process_executor")
     if hasattr(process_executor, "_CURRENT_DEPTH"):
         process_executor._CURRENT_DEPTH = 1  # noqa: SLF001  what it looks at
 
