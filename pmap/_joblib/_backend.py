@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import queue
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -121,8 +123,18 @@ class PmapBackend(AutoBatchingMixin, ParallelBackendBase):
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: FBT001, FBT002  as joblib has it
         """Stop what runs, by the end of its workers; others are not touched."""
         self.terminate()
+        _forget_batches(self.parallel)
         if ensure_ready:
             self.configure(n_jobs=self._n_jobs, parallel=self.parallel, **self._configured)
+
+
+def _forget_batches(parallel: Any) -> None:
+    """Of a call that was aborted joblib would run them with the next, and give their results out."""
+    ready = getattr(parallel, "_ready_batches", None)
+    if isinstance(ready, queue.Queue):
+        with contextlib.suppress(queue.Empty):
+            while True:
+                ready.get_nowait()
 
 
 def _is_daemon() -> bool:

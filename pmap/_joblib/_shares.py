@@ -96,9 +96,7 @@ class _Entry:
         if self.segment is not None:
             self.segment.close()
         if self.shelved is not None:
-            self.shelved.close()
-            if soon:
-                self.shelved.since = float("-inf")
+            _shelf.discard(self.shelved) if soon else self.shelved.close()
         self.segment = self.shelved = None
 
 
