@@ -59,8 +59,8 @@ class JobRef(NamedTuple):
     blob: Blob
 
 
-def digest_of(job: bytes) -> bytes:
-    """Of a pickled `Job`."""
+def digest_of(job: bytes | bytearray | memoryview) -> bytes:
+    """Of a pickled `Job`, or of another pickle that does not come through a pipe itself."""
     return hashlib.blake2b(job, digest_size=16).digest()
 
 

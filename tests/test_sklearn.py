@@ -112,7 +112,7 @@ def feature_union(n_jobs):
 def bagging(n_jobs):
     model = BaggingClassifier(KNeighborsClassifier(), 6, random_state=0, n_jobs=n_jobs)
     model.fit(X[FEW], Y[FEW])  # which sums up shares of the votes, as many as there are jobs
-    return [one.predict_proba(X[FEW]) for one in model], model.predict(X[FEW])
+    return [one.predict_proba(X[FEW]) for one in model]
 
 
 def voting(n_jobs):

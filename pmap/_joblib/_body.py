@@ -29,6 +29,7 @@ from pmap._transport._columns import (
 from pmap._transport._needed import Copier
 from pmap._transport._parcel import HERE, Columns, Inline
 from pmap._transport._places import Places
+from pmap._wire import digest_of
 from pmap.errors import TransportError, UnsupportedDtypeError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "Body",
     "Layout",
     "dump",
+    "genuine",
     "inline",
     "is_short",
     "load",
@@ -70,12 +72,15 @@ class Body(NamedTuple):
         Else the segment that they lie in.
     extents
         There: first byte and size, of the pickle first.
+    digest
+        Of a pickle in a segment: no other is opened.
     """
 
     data: bytes | None
     buffers: tuple[bytearray, ...] = ()
     place: Shared | None = None
     extents: tuple[tuple[int, int], ...] = ()
+    digest: bytes = b""
 
 
 class Layout:
@@ -169,7 +174,7 @@ def inline(data: bytes, buffers: list[Any]) -> Body:
 def placed(data: bytes, buffers: list[Any], layout: Layout, place: Shared) -> Body:
     """A long body, to be written as `layout` says."""
     extents = tuple(layout.add(piece) for piece in (data, *buffers))
-    return Body(None, (), place, extents)
+    return Body(None, (), place, extents, digest_of(data))
 
 
 def load(body: Body) -> Any:
@@ -178,7 +183,20 @@ def load(body: Body) -> Any:
         return pickle.loads(body.data or b"", buffers=body.buffers)  # noqa: S301  of our caller
     with open_shared(body.place) as fd:
         data, *buffers = (_read(fd, start, size) for start, size in body.extents)
-    return pickle.loads(data, buffers=buffers)  # noqa: S301  of our caller
+    return pickle.loads(genuine(data, body.digest), buffers=buffers)  # noqa: S301  of our caller
+
+
+def genuine(data: Any, digest: bytes) -> Any:
+    """The bytes that the message means, wherever they lie.
+
+    Raises
+    ------
+    TransportError
+        When they are others.
+    """
+    if digest_of(data) != digest:
+        raise TransportError("what was to be unpickled was changed on its way to the worker")
+    return data
 
 
 def _read(fd: int, start: int, size: int) -> bytearray:

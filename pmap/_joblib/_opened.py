@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import numpy as np
 import polars as pl
 
-from pmap._joblib._body import open_columns
+from pmap._joblib._body import genuine, open_columns
 from pmap._segment import START, Shared, map_shared, open_shared
 from pmap.errors import TransportError
 
@@ -36,11 +36,12 @@ _KEPT_FOR = 2
 
 
 class Ref(NamedTuple):
-    """A segment, and where in it lies what says how it is opened."""
+    """A segment, and where in it lies what says how it is opened; that, and no other."""
 
     shared: Shared
     start: int
     size: int
+    digest: bytes
 
 
 class FrameData(NamedTuple):
@@ -70,6 +71,7 @@ class PickledData(NamedTuple):
     """A pickle that does not change once it is open, and its buffers."""
 
     extents: tuple[tuple[int, int], ...]
+    digest: bytes  #: of the pickle
 
     def open(self, memory: mmap.mmap, mode: str) -> Any:  # noqa: ARG002  as of all kinds
         """Its buffers are the mapping."""
@@ -77,7 +79,8 @@ class PickledData(NamedTuple):
 
         whole = pa.py_buffer(memory)
         data, *buffers = (whole.slice(start, size) for start, size in self.extents)
-        return pickle.loads(memoryview(data), buffers=buffers)  # noqa: S301  of our caller
+        data = genuine(memoryview(data), self.digest)
+        return pickle.loads(data, buffers=buffers)  # noqa: S301  of our caller
 
 
 class ArrayData(NamedTuple):
@@ -152,7 +155,7 @@ def _open(ref: Ref, mode: str) -> Any:
     if len(memory) < ref.start + ref.size or ref.start < START:
         raise TransportError("a shared segment is shorter than was said")
     data: FrameData | PickledData | ArrayData = pickle.loads(  # noqa: S301  of our caller
-        memory[ref.start : ref.start + ref.size]
+        genuine(memory[ref.start : ref.start + ref.size], ref.digest)
     )
     return data.open(memory, mode)
 

@@ -29,6 +29,7 @@ from pmap._resources import open_files_limit
 from pmap._size import estimate
 from pmap._transport import _shelf
 from pmap._transport._send import atlas
+from pmap._wire import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,7 +213,8 @@ class Shares:
 
     def _write(self, entry: _Entry, layout: Layout, data: object) -> None:
         """Into one segment: the pieces, and last what says how they are opened."""
-        start, size = layout.add(pickle.dumps(data, pickle.HIGHEST_PROTOCOL))
+        opening = pickle.dumps(data, pickle.HIGHEST_PROTOCOL)
+        start, size = layout.add(opening)
         with deferred:
             if self._sharing.may_write or layout.size < _WORTH_KEEPING:
                 entry.segment = _pages.take(self._sharing.kind, layout.size)
@@ -223,7 +225,7 @@ class Shares:
                 entry.shelved = _shelf.put(layout.pieces, layout.size, self._sharing.kind)
                 shared = entry.shelved.segment.shared
         entry.held = layout.held
-        entry.ref = Ref(shared, start, size)
+        entry.ref = Ref(shared, start, size, digest_of(opening))
 
     # One kind of object after the other.
 
@@ -252,7 +254,7 @@ class Shares:
             data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
             if len(data) >= _WORTH_SHARING:
                 layout = Layout()
-                self._write(entry, layout, PickledData((layout.add(data),)))
+                self._write(entry, layout, PickledData((layout.add(data),), digest_of(data)))
 
         ref = self._reference(value, None, write)
         return None if ref is None else (open_shared_data, (ref, "r"))
@@ -265,7 +267,7 @@ class Shares:
             data, buffers = dump(value, {})
             layout = Layout()
             extents = tuple(layout.add(piece) for piece in (data, *buffers))
-            self._write(entry, layout, PickledData(extents))
+            self._write(entry, layout, PickledData(extents, digest_of(data)))
 
         ref = self._reference(value, None, write)
         return None if ref is None else (open_shared_data, (ref, "r"))
