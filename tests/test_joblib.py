@@ -618,3 +618,22 @@ class TestTheOtherDirection:
             )
         assert out["x"].to_list() == list(range(100))
         assert os.getpid() not in out["pid"]
+
+
+class TestTasksFromAGenerator:
+    def test_that_uses_the_same_pool_itself(self):
+        def tasks():
+            for i in range(12):
+                (inner, *_) = on_pmap(delayed(abs)(-i) for _ in range(2))
+                yield delayed(abs)(inner)
+
+        assert on_pmap(tasks(), batch_size=1) == list(range(12))
+
+    def test_that_maps_itself(self):
+        def tasks():
+            for i in range(4):
+                frame = pl.DataFrame({"x": [i, i]})
+                out = pmap.map_partitions(frame, lambda p: p, backend="forkserver", n_jobs=2)
+                yield delayed(abs)(out["x"][0])
+
+        assert on_pmap(tasks(), batch_size=1) == list(range(4))

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import logging
 import pickle
+import queue
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pmap import _output, _pages
+from pmap._background import start_helper
 from pmap._blame import as_ours, how_it_ended
 from pmap._board import Board
 from pmap._function import name_of, send_main_along
@@ -116,6 +119,8 @@ class Session:
         with deferred:
             self._workers = Workers(n_jobs, options)
             self._board = Board(self._limit)
+        self._heard: queue.SimpleQueue[tuple[Flight, Future[Any]] | None] = queue.SimpleQueue()
+        self._listener = start_helper("pmap-joblib", self._listen)
 
     def submit(self, calls: Any, callback: Callable[[Flight], object] | None) -> Flight:
         """Give a batch to the workers, now or when there is room."""
@@ -182,9 +187,25 @@ class Session:
         flight.future = self._workers.backend.submit(flight.task)
         if flight.dropped:  # meanwhile
             self._stop([flight])
-        flight.future.add_done_callback(lambda future: self._hear(flight, future))
+        flight.future.add_done_callback(partial(self._note, flight))
 
-    # The end of a batch, in a thread of the pool.
+    # The end of a batch, in a thread of this session's own: joblib takes the next tasks from the user's
+    # generator there, which may take its time, or use the same pool.
+
+    def _note(self, flight: Flight, future: Future[Any]) -> None:
+        """In a thread of the pool, which serves others too."""
+        if self._listener is None:  # no more threads are granted
+            self._hear(flight, future)
+        else:
+            self._heard.put((flight, future))
+
+    def _listen(self) -> None:
+        while (heard := self._heard.get()) is not None:
+            try:
+                self._hear(*heard)
+            except Exception:  # as in a future's own callbacks
+                logging.getLogger("pmap").exception("joblib's callback failed")
+            del heard  # results are the user's alone
 
     def _hear(self, flight: Flight, future: Future[Any]) -> None:
         failure = BackendError("cancelled") if future.cancelled() else future.exception()
@@ -298,3 +319,4 @@ class Session:
     def _give_back(self) -> None:
         self._workers.close()
         self._board.close()
+        self._heard.put(None)
