@@ -31,8 +31,17 @@ pmap.register_joblib_backend()
 ROWS = 200_000
 
 
+#: Options of Parallel itself; before joblib 1.5 it takes no others.
+JOBLIBS = {
+    *("return_as", "timeout", "pre_dispatch", "batch_size"),
+    *("temp_folder", "max_nbytes", "mmap_mode"),
+}
+
+
 def on_pmap(tasks, n_jobs=2, **options):
-    return Parallel(n_jobs=n_jobs, backend="pmap", **options)(tasks)
+    own = {name: value for name, value in options.items() if name not in JOBLIBS}
+    with joblib.parallel_config(backend="pmap", n_jobs=n_jobs, **own):
+        return Parallel(**{name: options[name] for name in options if name in JOBLIBS})(tasks)
 
 
 def strings(rows=ROWS):
@@ -113,9 +122,13 @@ class TestHowItIsAskedFor:
     def test_wrong_options_are_named(self, option, error, words):
         with pytest.raises(error, match=words.replace("?", r"\?")):
             on_pmap((delayed(abs)(i) for i in range(3)), **option)
-        if error is TypeError:
-            with pytest.raises(error, match=words.replace("?", r"\?")):
-                joblib.parallel_config(backend="pmap", n_jobs=2, **option)
+
+    def test_options_of_a_parallel(self):
+        pytest.importorskip("joblib", "1.5", reason="before, Parallel has none for backends")
+        parallel = Parallel(n_jobs=2, backend="pmap", start="spawn")
+        assert "main('server'" not in parallel(delayed(parents)() for _ in range(2))[0]
+        with pytest.raises(TypeError, match="did you mean start"):
+            Parallel(n_jobs=2, backend="pmap", strat="spawn")([delayed(abs)(1)])
 
     @pytest.mark.parametrize(("n_jobs", "workers"), [(1, 1), (2, 2), (-1, None), (None, 1)])
     def test_n_jobs_is_joblibs(self, n_jobs, workers):

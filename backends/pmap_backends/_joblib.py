@@ -113,6 +113,8 @@ class JoblibBackend:
     def _hand_over(self, task: Task, callback: Callable[[Any], object]) -> Any:
         nested = self._joblibs.get_nested_backend()
         calls: Any = BatchedCalls([(task.run, (task.payload,), {})], nested, None, {})
+        if not hasattr(self._joblibs, "submit"):  # before joblib 1.5
+            return self._joblibs.apply_async(calls, callback)
         return self._joblibs.submit(calls, callback)
 
     # In threads of joblib's backend, or in ours.
