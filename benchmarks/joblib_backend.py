@@ -2,20 +2,23 @@
 
     python benchmarks/joblib_backend.py [--mb 200] [--tasks 200] [--tiny 10000] [--rounds 3] [--only frame tiny search]
 
-Both are warm, and take turns in one run. Of the frame, the memory is that of the machine which
-the call takes at most beside what was there before it.
+Both are warm, and take turns in one run. The memory that a call takes is what it takes at most, in
+the caller, its segments and its workers, beside what was there before.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import operator
+import os
 import statistics
 import threading
 import time
 
 import joblib
 import polars as pl
+import psutil
 
 import pmap
 
@@ -36,29 +39,37 @@ def count(frame: pl.DataFrame, i: int) -> int:
 
 
 class Watch:
-    """The least memory that the machine had left meanwhile, in bytes below what it had before."""
+    """The most memory that this process, its segments and its workers took meanwhile, in bytes more than before."""
 
     def __enter__(self):
-        self._before = self._least = _available()
+        self._before = self._most = _taken()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
         return self
 
     def _look(self) -> None:
-        while not self._over.wait(0.01):
-            self._least = min(self._least, _available())
+        while not self._over.wait(0.005):
+            self._most = max(self._most, _taken())
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self.taken = self._before - self._least
+        self.taken = self._most - self._before
 
 
-def _available() -> int:
-    with open("/proc/meminfo") as file:
-        line = next(line for line in file if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024
+def _taken() -> int:
+    """What is each process's own, and what lies in segments."""
+    me = psutil.Process()
+    own = segments = 0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            own += process.memory_full_info().uss
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it was of the listing itself
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("/memfd:"):
+                segments += os.fstat(int(fd)).st_blocks * 512
+    return own + segments
 
 
 def seconds(call) -> float:

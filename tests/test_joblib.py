@@ -574,6 +574,24 @@ class TestHowResultsComeBack:
         )
         assert {value for value, _ in found} == {"x"}
 
+    def test_large_arguments_of_an_initializer(self):
+        data = b"x" * 3_000_000
+        options = {"initializer": keep, "initargs": (data,), "batch_size": 1}
+        assert on_pmap((delayed(kept_bytes)() for _ in range(4)), **options) == [len(data)] * 4
+
+    def test_an_initializer_that_raises(self):
+        with pytest.raises(ZeroDivisionError) as caught:
+            on_pmap((delayed(abs)(i) for i in range(4)), initializer=divmod, initargs=(1, 0))
+        assert "preparing the worker" in caught.value.__notes__[0]
+
+
+def keep(data):
+    os.environ["PMAP_TEST_KEPT"] = str(len(data))
+
+
+def kept_bytes():
+    return int(os.environ["PMAP_TEST_KEPT"])
+
 
 def add_to_count(what):
     os.environ["PMAP_TEST_COUNT"] = os.environ.get("PMAP_TEST_COUNT", "") + what

@@ -228,7 +228,10 @@ UNPICKLED = {
     ): "how shared data are opened, whose digest came in a batch",
     ("pmap/_joblib/_opened.py", "open"): "a plan or a table, whose digest came with that",
     ("pmap/_joblib/_session.py", "_open"): "the worker's answer, from its pipe",
-    ("pmap/_joblib/_workers.py", "prepare"): "what a worker does first, in the message",
+    (
+        "pmap/_joblib/_workers.py",
+        "prepare",
+    ): "what a worker does first, whose digest came in a batch",
     ("pmap/_transport/_closure.py", "load_pickled"): "the function, inside a job",
     ("pmap/_wire.py", "_rebuild"): "an exception, inside an answer",
     ("pmap/_wire.py", "_dump_exception"): "what was pickled on the line before, to see if it opens",

@@ -41,6 +41,7 @@ from pmap.errors import TransportError
 if TYPE_CHECKING:
     from pmap._board import Place
     from pmap._joblib._body import Body, Reduced
+    from pmap._joblib._workers import SetupRef
     from pmap._segment import Segment, Shared
     from pmap._transport._parcel import Columns
     from pmap._wire import ErrorInfo
@@ -72,7 +73,7 @@ class Answer(NamedTuple):
 class Batch(NamedTuple):
     """A batch of calls on its way to a worker."""
 
-    setup: bytes
+    setup: SetupRef
     body: Body
     reply: Shared
     place: Place
@@ -85,11 +86,12 @@ class Batch(NamedTuple):
         if not _board.mark_running(self.place, os.getpid()):
             return Answer(None)  # nobody waits for it any more
         recorder = Recorder(self.log_level)
-        phase = "unpickling the tasks in the worker"
+        phase = "preparing the worker"
         try:
             with recorder:
                 _get_ready()
                 prepare(self.setup)
+                phase = "unpickling the tasks in the worker"
                 calls = load(self.body)
                 phase = ""
                 result = calls()

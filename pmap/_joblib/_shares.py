@@ -290,7 +290,10 @@ class Shares:
 
 def _only_frame(lazy: pl.LazyFrame) -> pl.DataFrame | None:
     """The frame of a plan that is nothing else."""
-    plan = lazy.explain(optimized=False)
+    try:
+        plan = lazy.explain(optimized=False)
+    except Exception:  # noqa: BLE001  it fails when it is run, and says why there
+        return None
     return lazy.collect() if plan.startswith("DF [") and "\n" not in plan else None
 
 

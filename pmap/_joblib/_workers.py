@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import multiprocessing
 import os
+import pickle
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from pmap import _pools
+import cloudpickle
+
+from pmap import _pages, _pools
 from pmap._function import dump_function
-from pmap._joblib._body import dump, inline, load
+from pmap._joblib._body import Layout, inline, is_short, load, placed
 from pmap._registry import get_backend
 from pmap._resources import cpu_count
+from pmap._wire import digest_of
 from pmap.backend import THREAD_VARIABLES, WorkerSpec
 
 if TYPE_CHECKING:
@@ -22,9 +25,10 @@ if TYPE_CHECKING:
 
     from pmap._joblib._body import Body
     from pmap._joblib._options import JoblibOptions
+    from pmap._segment import Segment
     from pmap.backend import Backend
 
-__all__ = ["Setup", "Workers", "prepare"]
+__all__ = ["Setup", "SetupRef", "Workers", "prepare"]
 
 #: Lets TBB's schedulers of several processes agree on how many threads they take; joblib sets it too.
 _TBB = "ENABLE_IPC"
@@ -69,7 +73,14 @@ class Setup(NamedTuple):
     sys_path: tuple[str, ...]
     cwd: str | None
     authkey: bytes
-    initializer: Body | None
+    initializer: bytes | None
+
+
+class SetupRef(NamedTuple):
+    """A `Setup`, pickled, and the digest by which workers know whether they are set up for it."""
+
+    digest: bytes
+    body: Body
 
 
 class Workers:
@@ -83,59 +94,73 @@ class Workers:
             threads=threads,
             max_tasks_per_child=options.max_tasks_per_child,
             variables=_variables(threads, given=options.inner_max_num_threads is not None),
-            initializer=b"" if initializer is None else _digest(initializer.data or b""),
+            initializer=b"" if initializer is None else digest_of(initializer),
         )
-        self.setup = _setup(initializer)
+        self._segment: Segment | None = None
+        self.setup = self._refer(_setup(initializer), options.kind)
         factory = get_backend(options.start)
         _pools.prepare(factory, spec, options.idle_timeout)  # which may take a while
         self._lease = _pools.lease(factory, spec, options.idle_timeout)
         self.backend: Backend = self._lease.__enter__()
 
+    def _refer(self, data: bytes, kind: str) -> SetupRef:
+        """Arguments of an initializer may be large; each batch says again where they are."""
+        if is_short(data, []):
+            return SetupRef(digest_of(data), inline(data, []))
+        self._segment = _pages.take(kind, len(data))
+        layout = Layout()
+        body = placed(data, [], layout, self._segment.shared)
+        self._segment.write(layout.pieces, layout.size)
+        return SetupRef(body.digest, body)
+
     def close(self) -> None:
         """Leave the pool to others."""
         self._lease.__exit__(None, None, None)
+        if self._segment is not None:
+            _pages.give_back(self._segment)
+            self._segment = None
 
 
-def _initializer(options: JoblibOptions) -> Body | None:
+def _initializer(options: JoblibOptions) -> bytes | None:
     if options.initializer is None:
         return None
     call = options.initializer, options.initargs
-    data, buffers = dump_function(call, lambda value: dump(value, {}))
-    return inline(data, buffers)
+    return dump_function(call, _dumps)
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _dumps(value: object) -> bytes:
+    data: bytes = cloudpickle.dumps(value)
+    return data
 
 
-def _setup(initializer: Body | None) -> bytes:
+def _setup(initializer: bytes | None) -> bytes:
     try:
         folder = os.getcwd()
     except OSError:
         folder = None  # it was deleted
     key = bytes(multiprocessing.current_process().authkey)
-    data, _ = dump(Setup(tuple(map(str, sys.path)), folder, key, initializer), {})
-    return data
+    setup = Setup(tuple(map(str, sys.path)), folder, key, initializer)
+    return pickle.dumps(setup, pickle.HIGHEST_PROTOCOL)
 
 
 # In the worker.
 
-_done: set[bytes] = set()
+_initialized: set[bytes] = set()
 _latest = b""
 
 
-def prepare(setup: bytes) -> None:
+def prepare(setup: SetupRef) -> None:
     """Worker's side: do what is to be done before the first task, unless it was."""
     global _latest  # noqa: PLW0603  what this process is set up for
-    if setup == _latest:
+    if setup.digest == _latest:
         return
-    told = cast("Setup", load(inline(setup, [])))
+    told = cast("Setup", load(setup.body))
     _adopt(told)
-    if told.initializer is not None and setup not in _done:
-        initializer, arguments = load(told.initializer)
+    if told.initializer is not None and digest_of(told.initializer) not in _initialized:
+        initializer, arguments = pickle.loads(told.initializer)  # noqa: S301  of our caller
         initializer(*arguments)
-    _done.add(setup)
-    _latest = setup
+        _initialized.add(digest_of(told.initializer))
+    _latest = setup.digest
 
 
 def _adopt(setup: Setup) -> None:
