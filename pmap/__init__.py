@@ -4,6 +4,7 @@ from pmap import backend, errors
 from pmap._api import iter_partitions, map_partitions
 from pmap._config import config
 from pmap._context import current_partition
+from pmap._joblib import register_joblib_backend
 from pmap._pools import shutdown
 from pmap._registry import available_backends, get_backend
 from pmap._report import last_report
@@ -21,6 +22,7 @@ __all__ = [
     "iter_partitions",
     "last_report",
     "map_partitions",
+    "register_joblib_backend",
     "share",
     "shutdown",
 ]

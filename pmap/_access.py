@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pmap import _pools
 from pmap._interrupts import deferred
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pmap._config import Options
     from pmap._schedule import Access
-    from pmap.backend import Backend, WorkerSpec
+    from pmap.backend import Backend, BackendFactory, WorkerSpec
 
 __all__ = ["open_access"]
 
@@ -36,8 +36,11 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
         When `timeout` or `memory_limit` is asked of a backend that can not stop a partition.
     """
     named = isinstance(target, str) and "://" not in target
+    factory: Any = get_backend(str(target)) if named else None
     access = (
-        _Warm(str(target), spec, options.idle_timeout, stack)
+        _OfOneCall(str(target), factory, spec, stack)
+        if getattr(factory, "of_one_call", False)
+        else _Warm(str(target), spec, options.idle_timeout, stack)
         if named
         else _Foreign(target, spec, stack)
     )
@@ -88,6 +91,27 @@ class _Warm:
         self.give_up()
         self.backend = self._lease()
         return True
+
+
+class _OfOneCall:
+    """A backend by name of which no warm pool is kept."""
+
+    def __init__(
+        self, name: str, factory: BackendFactory, spec: WorkerSpec, stack: ExitStack
+    ) -> None:
+        self.name = name
+        self.spec: WorkerSpec | None = None
+        self.is_lost = False
+        with deferred:
+            self.backend: Backend = factory(spec)
+            stack.callback(self.backend.close)
+
+    def give_up(self) -> None:
+        """It ends with the call."""
+
+    def renew(self) -> bool:
+        """What it was made of is the user's."""
+        return False
 
 
 class _Foreign:

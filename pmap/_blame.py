@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pmap._config import Options
     from pmap._wire import Stats
 
-__all__ = ["Blame", "as_ours", "failure_of"]
+__all__ = ["Blame", "as_ours", "failure_of", "how_it_ended"]
 
 
 class Blame:
@@ -61,7 +61,7 @@ class Blame:
         number = "" if died.pid is None else f" {died.pid}"
         peak = max(flight.peak_memory, died.peak_memory or 0) or None
         struck = died.exitcode == -signal.SIGKILL and self._memory_ran_out()
-        how = _how_it_ended(died.exitcode, peak, out_of_memory=struck)
+        how = how_it_ended(died.exitcode, peak, out_of_memory=struck)
         return WorkerDiedError(
             f"{where}: its worker process{number} died{how}",
             index=index,
@@ -117,7 +117,8 @@ def as_ours(failure: BaseException) -> BaseException:
     return ours
 
 
-def _how_it_ended(exitcode: int | None, peak: int | None, *, out_of_memory: bool) -> str:
+def how_it_ended(exitcode: int | None, peak: int | None, *, out_of_memory: bool) -> str:
+    """The end of a sentence that says that a worker died."""
     if exitcode is None:
         how = ""
     elif exitcode >= 0:

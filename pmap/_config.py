@@ -2,7 +2,7 @@
 
 What is said nearest to the call wins::
 
-    built-in  <  PMAP_* variables  <  pmap.config.set(...)  <  with pmap.config(...)  <  the call
+    built-in  <  joblib's n_jobs  <  PMAP_* variables  <  pmap.config.set(...)  <  with pmap.config(...)  <  the call
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -229,11 +230,22 @@ def resolve(**given: Any) -> Options:
     said = {name: value for name, value in given.items() if value is not UNSET}
     if said.get("n_jobs", 0) is None:
         del said["n_jobs"]  # as in joblib, None inherits
+    if "n_jobs" not in {**merged, **said}:
+        merged["n_jobs"] = _joblibs_n_jobs()
     if said.get("n_partitions") is not None:
         merged.pop("chunk_size", None)  # the nearer one wins
     if said.get("chunk_size") is not None:
         merged.pop("n_partitions", None)
     return Options(**{**merged, **said})
+
+
+def _joblibs_n_jobs() -> int | None:
+    """Of `joblib.parallel_config`, inside such a block; where joblib is not imported, there is none."""
+    joblib: Any = sys.modules.get("joblib.parallel")
+    if joblib is None or not hasattr(joblib, "get_active_backend"):
+        return None  # or is being imported
+    n_jobs = joblib.get_active_backend()[1]
+    return None if n_jobs is None else int(n_jobs)
 
 
 class _Config:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Pickle = TypeVar("Pickle")
 
-__all__ = ["check_picklable", "dump_function", "instantiate", "name_of"]
+__all__ = ["check_picklable", "dump_function", "instantiate", "name_of", "send_main_along"]
 
 _MAX_DEPTH = 4
 #: Bytes after which a pickle that went well so far is taken to go well.
@@ -58,7 +58,7 @@ def dump_function(function: object, dump: Callable[[object], Pickle]) -> Pickle:
     UnpicklableFunctionError
         It names the innermost object that can not be pickled, and how it is reached.
     """
-    _send_main_along()
+    send_main_along()
     try:
         return dump(function)
     except TransportError:
@@ -67,7 +67,7 @@ def dump_function(function: object, dump: Callable[[object], Pickle]) -> Pickle:
         raise UnpicklableFunctionError(_explain(function, exc)) from exc
 
 
-def _send_main_along() -> None:
+def send_main_along() -> None:
     """In a child of `multiprocessing` the user's script bears another name than ``__main__``.
 
     Workers can not import it, and cloudpickle would take it for a module that they can.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pmap._carry import Carrier, Flight
     from pmap._config import Options
 
-__all__ = ["Watch", "is_innocent", "kill"]
+__all__ = ["Watch", "is_innocent", "kill", "was_killed"]
 
 #: How often a waiting caller looks up, for Ctrl-C and at its workers. Seconds.
 _TICK = 0.1
@@ -36,12 +36,17 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def is_innocent(flight: Flight, pid: int | None) -> bool:
-    """Whether a worker that died was killed, and for another partition's sake."""
+def was_killed(pid: int | None) -> bool:
+    """Whether a worker that died was killed by us; to be asked once of a death."""
     if pid is None or pid not in _killed:
         return False
     _killed.discard(pid)  # the system gives the number to others
-    return not flight.was_stopped
+    return True
+
+
+def is_innocent(flight: Flight, pid: int | None) -> bool:
+    """Whether a worker that died was killed, and for another partition's sake."""
+    return was_killed(pid) and not flight.was_stopped
 
 
 class Watch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copyreg
 import hashlib
 import traceback
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import polars as pl
 
@@ -24,6 +24,7 @@ __all__ = [
     "ErrorInfo",
     "Job",
     "JobRef",
+    "Message",
     "Reply",
     "Stats",
     "TaskMessage",
@@ -59,8 +60,8 @@ class JobRef(NamedTuple):
     blob: Blob
 
 
-def digest_of(job: bytes) -> bytes:
-    """Of a pickled `Job`."""
+def digest_of(job: bytes | bytearray | memoryview) -> bytes:
+    """Of a pickled `Job`, or of another pickle that does not come through a pipe itself."""
     return hashlib.blake2b(job, digest_size=16).digest()
 
 
@@ -79,6 +80,19 @@ class TaskMessage(NamedTuple):
     place: Place | None
     exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
     log_level: int
+
+
+class Message(Protocol):
+    """Another kind of task for a worker of pmap's; it must not raise."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the worker has no other task meanwhile."""
+        ...
+
+    def run(self) -> object:
+        """Run it in the worker; the answer, which is to be pickled."""
+        ...
 
 
 class Stats(NamedTuple):
@@ -145,10 +159,13 @@ class Reply(NamedTuple):
     released: bool = False  #: the worker looks at no segment of the caller's any more
 
 
-def describe_error(exc: BaseException, phase: str) -> ErrorInfo:
-    """Make an `ErrorInfo` of any exception, however it behaves."""
+def describe_error(exc: BaseException, phase: str, *, exits: bool = False) -> ErrorInfo:
+    """Make an `ErrorInfo` of any exception, however it behaves.
+
+    `exits`: those that would end the caller come back as themselves too, as joblib's do.
+    """
     kind = type(exc)
-    is_exit = isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit)
+    is_exit = not exits and isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit)
     try:
         text = "".join(traceback.format_exception(exc))
     except Exception:  # noqa: BLE001  a __str__ or __repr__ of the user's may raise anything

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pmap._board import Place
     from pmap._transport import Blob, Parcel, Pickled, Received, Unused
-    from pmap._wire import ErrorInfo, JobRef
+    from pmap._wire import ErrorInfo, JobRef, Message
 
 __all__ = ["apply", "execute", "in_worker"]
 
@@ -147,10 +147,10 @@ _jobs = _Jobs()
 def execute(payload: bytes) -> bytes:
     """Run one message; the answer as a pickled `Reply`."""
     global _depth  # noqa: PLW0603  counts tasks that have the process to themselves
-    message: TaskMessage = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
+    message: TaskMessage | Message = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
     _depth += message.exclusive
     try:
-        reply = _Attempt(message).reply()
+        reply = _Attempt(message).reply() if isinstance(message, TaskMessage) else message.run()
     finally:
         _depth -= message.exclusive
         _forgetter.rest()

@@ -26,13 +26,14 @@ SOON = 30.0
 _MARK = "TEST_PROGRAM_MARK"
 
 
-def run(
+def run(  # noqa: PLR0913  how a program is run, each by name
     *arguments: StrPath,
     before: Iterable[StrPath] = (),
     stdin: str | IO[str] = "",
     output: IO[str] | None = None,
     cwd: StrPath | None = None,
     family: Family | None = None,
+    patience: float = PATIENCE,
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python to its end, well or not.
@@ -51,6 +52,8 @@ def run(
         Where it runs; without one, here.
     family
         By which to know what comes of it.
+    patience
+        Seconds after which it hangs.
     **variables
         Of its environment, beside this process's own.
 
@@ -69,7 +72,7 @@ def run(
             stderr=output or subprocess.PIPE,
             cwd=cwd,
             env={**os.environ, **variables, **family.variables},
-            timeout=PATIENCE,
+            timeout=patience,
             text=True,
             check=False,
         )

@@ -43,3 +43,12 @@ def test_transport(options):
         assert done.stdout.count(f"\n  {name} ") == 3 + 2 * (
             name == "pmap" and "--rounds" in options
         )
+
+
+@pytest.mark.once
+def test_joblib_backend():
+    options = ["--mb", "2", "--tasks", "10", "--tiny", "200", "--rounds", "1"]
+    only = ["frame", "tiny"]
+    done = programs.run(BENCHMARKS / "joblib_backend.py", *options, "--only", *only)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" of loky's time") == len(only)

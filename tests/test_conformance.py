@@ -46,6 +46,11 @@ class TestDask(BackendConformance):
     backend = "dask"
 
 
+@pytest.mark.once
+class TestJoblib(BackendConformance):
+    backend = "joblib"
+
+
 class TestThreadPoolExecutor(BackendConformance):
     backend = staticmethod(lambda spec: ThreadPoolExecutor(spec.n_workers))
 

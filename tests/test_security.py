@@ -219,6 +219,19 @@ class Bomb:
 UNPICKLED = {
     ("pmap/_carry.py", "unload"): "the worker's answer, from its pipe",
     ("pmap/_carry.py", "_value"): "a result: in that answer, or in a segment of the caller's own",
+    ("pmap/_joblib/_batch.py", "open_answer"): "a result, in a segment of the caller's own",
+    ("pmap/_joblib/_batch.py", "run"): "a batch, by `load`",
+    ("pmap/_joblib/_body.py", "load"): "in the message, or its digest is",
+    (
+        "pmap/_joblib/_opened.py",
+        "_open",
+    ): "how shared data are opened, whose digest came in a batch",
+    ("pmap/_joblib/_opened.py", "open"): "a plan or a table, whose digest came with that",
+    ("pmap/_joblib/_session.py", "_open"): "the worker's answer, from its pipe",
+    (
+        "pmap/_joblib/_workers.py",
+        "prepare",
+    ): "what a worker does first, whose digest came in a batch",
     ("pmap/_transport/_closure.py", "load_pickled"): "the function, inside a job",
     ("pmap/_wire.py", "_rebuild"): "an exception, inside an answer",
     ("pmap/_wire.py", "_dump_exception"): "what was pickled on the line before, to see if it opens",

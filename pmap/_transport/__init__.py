@@ -39,6 +39,7 @@ from pmap._transport._closure import Closure, Pickled, load_pickled
 from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel
 from pmap._transport._receive import (
     Received,
+    also_forget,
     forget_mapped,
     has_mapped,
     load_blob,
@@ -59,6 +60,7 @@ __all__ = [
     "Received",
     "Sender",
     "Unused",
+    "also_forget",
     "forget_mapped",
     "has_mapped",
     "load_blob",

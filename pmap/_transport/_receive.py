@@ -53,7 +53,16 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-__all__ = ["Received", "forget_mapped", "has_mapped", "load_blob", "pack", "pack_bytes", "unpack"]
+__all__ = [
+    "Received",
+    "also_forget",
+    "forget_mapped",
+    "has_mapped",
+    "load_blob",
+    "pack",
+    "pack_bytes",
+    "unpack",
+]
 
 #: Mappings of segments and files that a worker keeps for the next partition.
 _KEPT = 16
@@ -138,14 +147,25 @@ class _Maps:
 _maps = _Maps()
 
 
+#: Others that hold on to the caller's memory: whether they do, and what lets go of it.
+_others: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+
+
+def also_forget(has_mapped: Callable[[], bool], forget: Callable[[], None]) -> None:
+    """Have another one let go too when the worker rests."""
+    _others.append((has_mapped, forget))
+
+
 def has_mapped() -> bool:
     """Whether this worker holds on to memory for the next partition."""
-    return bool(_maps)
+    return bool(_maps) or any(has() for has, _ in _others)
 
 
 def forget_mapped() -> None:
     """Let go of it, so that an idle worker does not keep the caller's memory."""
     _maps.forget()
+    for _, forget in _others:
+        forget()
 
 
 def load_blob(blob: Blob) -> bytes:

@@ -12,7 +12,7 @@ from pmap._interrupts import deferred
 if TYPE_CHECKING:
     from pmap._segment import Segment
 
-__all__ = ["Shelved", "put"]
+__all__ = ["Shelved", "discard", "put"]
 
 
 class Shelved:
@@ -77,6 +77,16 @@ class _Shelf:
             _pages.watch()
         return shelved
 
+    def discard(self, shelved: Shelved) -> None:
+        """One call less, and no other will want the same bytes."""
+        with self._lock:
+            shelved.users -= 1
+            last = shelved.users == 0
+            if last:
+                self._known = [known for known in self._known if known is not shelved]
+        if last:
+            shelved.segment.close()
+
     def trim(self, rest: float) -> bool:
         before = time.monotonic() - rest
         with deferred:
@@ -98,3 +108,4 @@ def _equal(one: memoryview, other: Any) -> bool:
 _shelf = _Shelf()
 _pages.at_rest(_shelf.trim, _shelf.forget)
 put = _shelf.put
+discard = _shelf.discard
