@@ -66,6 +66,9 @@ class Options:
         A folder in which each finished partition is kept, so that the same call, run again
         after whatever ended it, goes on where it was. One folder for one call; made if it is
         not there. The function must return frames or None. A map inside a map keeps nothing.
+    check
+        ``"sample"``: `map_partitions` first tries the function in the caller, on parts of a
+        sample and on the whole of it (ten calls or so), and raises if they differ.
     """
 
     backend: Any = "auto"
@@ -88,6 +91,7 @@ class Options:
     partition_wise: bool = False
     bisect: bool = False
     checkpoint: Any = None
+    check: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.memory_limit, str):
@@ -105,6 +109,8 @@ class Options:
             raise ArgumentError(f"on_error={self.on_error!r}: give 'raise', 'skip' or 'return'")
         if self.transport not in {"memory", "file"}:
             raise ArgumentError(f"transport={self.transport!r}: give 'memory' or 'file'")
+        if self.check not in {None, "sample"}:
+            raise ArgumentError(f"check={self.check!r}: give 'sample' or None")
         if self.initializer is not None and not callable(self.initializer):
             raise ArgumentError("initializer= must be callable without arguments")
 
@@ -190,7 +196,7 @@ def _parse(variable: str, name: str, text: str) -> Any:
         raise ConfigError(f"{variable}={text!r} can not be read as a value of {name}") from None
     if name in {"backend", "on_error", "transport"}:
         return text
-    if name == "checkpoint":
+    if name in {"checkpoint", "check"}:
         return text or None
     raise ConfigError(f"{variable}: {name} can be set in Python only, with pmap.config({name}=...)")
 
@@ -241,7 +247,8 @@ class _Config:
         ``on_error``, ``progress``), and what is rarely set: ``inner_max_num_threads``,
         ``max_tasks_per_child``, ``initializer``, ``seed``, ``retry_on``, ``idle_timeout``
         (seconds), ``transport`` (``"memory"`` or ``"file"``), ``memory_limit`` (of one worker:
-        bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``checkpoint``
+        bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``check``
+        (``"sample"`` refuses functions that parts give another result), ``checkpoint``
         (a folder that keeps what is finished, so that a job that was killed goes on). Each can be set as an environment
         variable too: ``PMAP_N_JOBS=2``.
 
