@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import linecache
-from types import FunctionType
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["body_of"]
 
@@ -27,46 +31,53 @@ def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
     return None
 
 
-def _node_of(function: FunctionType) -> ast.AST | None:
+def _node_of(function: FunctionType) -> ast.Lambda | ast.FunctionDef | None:
     code = function.__code__
-    tree = _parsed("".join(linecache.getlines(code.co_filename, function.__globals__)))
-    if tree is None:
-        return None
-    found = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Lambda | ast.FunctionDef)
-        and node.lineno == code.co_firstlineno
-        and (code.co_name == "<lambda>") == isinstance(node, ast.Lambda)
-    ]
-    matching = [node for node in found if _is_same(node, function)]
-    return matching[0] if len(matching) == 1 else None
+    text = "".join(linecache.getlines(code.co_filename, function.__globals__))
+    found = _parsed(text)
+    if found is None or not any(_is_same(code, other) for other in found[1]):
+        return None  # the file says something else by now
+    starts = {(line, column) for line, _, column, _ in code.co_positions()}
+    for node in found[0]:
+        body = node.body if isinstance(node, ast.Lambda) else node.body[-1]
+        is_lambda = isinstance(node, ast.Lambda)
+        if node.lineno != code.co_firstlineno or is_lambda != (code.co_name == "<lambda>"):
+            continue
+        if not is_lambda or (body.lineno, body.col_offset) in starts:
+            return node
+    return None
 
 
 @functools.lru_cache(maxsize=4)
-def _parsed(text: str) -> ast.Module | None:
+def _parsed(text: str) -> tuple[list[ast.Lambda | ast.FunctionDef], list[CodeType]] | None:
+    """The functions of a file, as syntax and as code."""
     try:
-        return ast.parse(text)
+        tree = ast.parse(text)
+        code = compile(tree, "<pmap>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda | ast.FunctionDef)]
+    return nodes, list(_codes(code))
 
 
-def _is_same(node: ast.Lambda | ast.FunctionDef, function: FunctionType) -> bool:
-    """Whether the file still says what was compiled: names, constants and positions agree."""
-    places = {
-        (line, column)
-        for line, _, column, _ in function.__code__.co_positions()
-        if line is not None and column is not None
-    }
-    inner = node.body if isinstance(node, ast.Lambda) else node
-    end = (inner.end_lineno or 0, inner.end_col_offset or 0)
-    start = (node.lineno, node.col_offset)
-    if isinstance(node, ast.Lambda) and (inner.lineno, inner.col_offset) not in places:
-        return False
-    used = {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
-    code = function.__code__
-    named = {name for name in code.co_varnames + code.co_freevars if not name.startswith(".")}
-    arguments = {item.arg for item in node.args.args}
-    return all(start <= place <= end for place in places if place[1] or place[0] != start[0]) and (
-        named <= used | arguments
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _is_same(one: CodeType, other: CodeType) -> bool:
+    return (
+        one.co_firstlineno == other.co_firstlineno
+        and list(one.co_positions()) == list(other.co_positions())
+        and _essence(one) == _essence(other)
     )
+
+
+def _essence(code: CodeType) -> tuple[object, ...]:
+    """Of a piece of code, what it does."""
+    constants: list[object] = []
+    for part in code.co_consts:
+        constants.append(_essence(part) if isinstance(part, CodeType) else repr(part))  # noqa: PERF401  types
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
