@@ -66,7 +66,8 @@ INTEGER_UDFS = [
     lambda v: "even" if v % 2 == 0 else "odd", lambda v: v if v > 0 else 0, lambda v: None if v < 0 else v,
     lambda v: GRADES.get(v), lambda v: GRADES.get(v, "other"), lambda v: str(v), lambda v: f"n{v}!", lambda v: float(v),
     lambda v: bool(v), lambda v: v * 0.5, lambda v: v * 1.1 + 3, lambda v: 100 - v, stepped, falls_through,
-    lambda v: 1 if v > 5 else -1, lambda v: f"{v}" if v > 3 else "small",
+    lambda v: 1 if v > 5 else -1, lambda v: f"{v}" if v > 3 else "small", lambda v: -(v if v > 3 else 3), lambda v: not (v > 3 if v < 10 else v < 20),
+    lambda v: (1 if v > 3 else 2) + (v if v > 5 else 0), lambda v: len("x" if v > 3 else "yy" if v > 0 else f"{v}"),
 ]  # fmt: skip
 FLOAT_UDFS = [
     lambda v: v + 0.5, lambda v: v * 2, lambda v: v * 1.1 - 3.0, lambda v: -v, lambda v: abs(v), lambda v: v / 8, lambda v: v > 1.5,
@@ -82,7 +83,7 @@ STRING_UDFS = [
     lambda v: v.count("a"), lambda v: v == "a", lambda v: v < "b", lambda v: v in ["a", "b"], lambda v: v + "!",
     lambda v: "<" + v + ">", lambda v: f"[{v}]", lambda v: f"{v}{v}", lambda v: v.split(",")[0], lambda v: v.split(",")[-1],
     lambda v: RATES.get(v, 0.0), lambda v: RATES.get(v), lambda v: re.sub("[0-9]+", "#", v), lambda v: re.sub("a+", "", v),
-    lambda v: v.upper() if len(v) > 2 else v, lambda v: "" if v == "a" else v, local_names, lambda v: str(v),
+    lambda v: v.upper() if len(v) > 2 else v, lambda v: "" if v == "a" else v, lambda v: ("b" if v == "a" else v).upper(), local_names, lambda v: str(v),
     lambda v: len(v.strip()) > 3, lambda v: v.split(".")[1],
 ]  # fmt: skip
 DATE_UDFS = [

@@ -28,7 +28,7 @@ def compare(left: pl.DataFrame, right: pl.DataFrame, names: tuple[str, str]) -> 
     if left.schema != right.schema:
         return Difference("different", _of_schemas(left, right, names))
     if left.height != right.height:
-        counts = f"{names[0]}: {left.height:,} rows, {names[1]}: {right.height:,}"
+        counts = f"rows {names[0]}: {left.height:,}, {names[1]}: {right.height:,}"
         return Difference("different", counts)
     if _are_equal(left, right, exactly=True):
         return Difference("same")

@@ -7,6 +7,8 @@ comes faster.
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTHING", "Native", "find_native"]
 
+_LINE = 80
 _NAMES = ("from the Python function", "from the native code")
 
 
@@ -117,10 +120,23 @@ def _timed(
             return result.collect() if isinstance(result, pl.LazyFrame) else result
 
     text = "\n".join(
-        f"# instead of {old} ({line})\n{new}" for (old, line), new in mine.texts.items()
+        f"# instead of {old} ({line})\n{_laid_out(new)}" for (old, line), new in mine.texts.items()
     )
     verified = f"The whole function gave the identical frame on {rows.height:,} rows of the frame and {n_edges} rows of extreme values: {times}."
     return Native(text, run, (verified, *facts), speed, rows.height + n_edges)
+
+
+def _laid_out(text: str) -> str:
+    """Over several lines if it is long, as people write it."""
+    if len(text) <= _LINE:
+        return text
+    lines = re.sub(r"(?<=\))\.(when|otherwise|str|replace_strict)(?=[.(])", r"\n    .\1", text)
+    code = f"(\n    {lines}\n)"
+    try:
+        is_same = ast.dump(ast.parse(code)) == ast.dump(ast.parse(text))
+    except SyntaxError:  # a text of the user's looked like a method
+        return text
+    return code if is_same else text
 
 
 def _defined(edges: pl.DataFrame, mine: Replaced) -> pl.DataFrame:

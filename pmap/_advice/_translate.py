@@ -65,12 +65,15 @@ class Said:
         Of a constant, in a tuple of one; ``None`` for what depends on the column.
     keeps_nulls
         Whether null in always gives null out.
+    is_choice
+        Whether it is a whole ``when ... then ... otherwise``, which others can go on.
     """
 
     text: str
     kind: str
     value: tuple[Any] | None = None
     keeps_nulls: bool = True
+    is_choice: bool = False
 
 
 def translate(function: object, column: str, dtype: pl.DataType, return_dtype: Any = None) -> str:
@@ -83,7 +86,7 @@ def translate(function: object, column: str, dtype: pl.DataType, return_dtype: A
     """
     found = body_of(function)
     if found is None:
-        raise Untranslatable("its source is not a plain function of one value")
+        raise Untranslatable("its source was not found, or it is no plain function of one value")
     name, body = found
     outer = namespace_of(cast("FunctionType", function))
     said = _Translator({name: _base(column, dtype)}, outer).block(body)
@@ -133,7 +136,10 @@ def _finished(said: Said, column: str, return_dtype: Any) -> str:
     elif wanted not in _DTYPES.values():
         text = f"{text}.cast(pl.{wanted!r})"
     if not said.keeps_nulls or said.value is not None or "pl.when(" in text:
-        text = f"pl.when(pl.col({column!r}).is_not_null()).then({_bare(text)})"
+        known = f"pl.col({column!r})"
+        if said.is_choice:
+            return f"pl.when({known}.is_null()).then(None){text.removeprefix('pl')}"
+        text = f"pl.when({known}.is_not_null()).then({_bare(text)})"
     return _bare(text)
 
 
@@ -252,11 +258,11 @@ class _Translator:
     def _unaryop(self, node: ast.UnaryOp) -> Said:
         said = self._expression(node.operand)
         if isinstance(node.op, ast.Not) and said.kind == "bool" and said.value is None:
-            return replace(said, text=f"(~{said.text})")
+            return _changed(said, text=f"(~{said.text})")
         if isinstance(node.op, ast.USub) and said.kind in {"int", "float"}:
             if said.value is not None:
                 return _constant(-said.value[0], node)
-            return replace(said, text=f"(-{said.text})")
+            return _changed(said, text=f"(-{said.text})")
         _refuse(node)
 
     def _binop(self, node: ast.BinOp) -> Said:
@@ -296,7 +302,7 @@ class _Translator:
         if isinstance(operator, ast.In | ast.NotIn):
             said = self._contained(node.left, right, node)
             return (
-                replace(said, text=f"(~{said.text})") if isinstance(operator, ast.NotIn) else said
+                _changed(said, text=f"(~{said.text})") if isinstance(operator, ast.NotIn) else said
             )
         if type(operator) not in _COMPARED:
             _refuse(node)
@@ -316,7 +322,7 @@ class _Translator:
         greater = ast.Gt | ast.GtE if column is left else ast.Lt | ast.LtE
         if column.kind == "float" and isinstance(operator, greater):
             # Python's NaN is greater than nothing, Polars' than everything.
-            return replace(said, text=f"({said.text} & {column.text}.is_not_nan())")
+            return _changed(said, text=f"({said.text} & {column.text}.is_not_nan())")
         return said
 
     def _contained(self, left: ast.expr, right: ast.expr, node: ast.AST) -> Said:
@@ -456,7 +462,7 @@ class _Translator:
             said = self._expression(node.args[0])
             if said.kind == "float" and said.value is None:
                 method = "sqrt" if name == "math.sqrt" else "abs"
-                return replace(said, text=f"{said.text}.{method}()")
+                return _changed(said, text=f"{said.text}.{method}()")
         if name == "re.sub" and len(node.args) == 3:  # noqa: PLR2004  pattern, replacement, text
             pattern, by, said = map(self._expression, node.args)
             if (
@@ -533,7 +539,7 @@ def _constant(value: Any, node: ast.AST) -> Said:
 def _literal(said: Said) -> Said:
     """A constant text stands for itself, not for a column."""
     if said.value is not None and said.kind == "str":
-        return replace(said, text=f"pl.lit({said.text})")
+        return _changed(said, text=f"pl.lit({said.text})")
     return said
 
 
@@ -567,16 +573,21 @@ def _choice(test: Said, then: Said, other: Said, node: ast.AST) -> Said:
     kind = kinds.pop()
     if kind not in _DTYPES:
         _refuse(node)
-    values = [
-        f"pl.lit({side.text}, dtype=pl.{_DTYPES[kind]!r})" if side.value is not None else side.text
-        for side in (then, other)
-    ]
-    return Said(
-        f"pl.when({_bare(test.text)}).then({_bare(values[0])}).otherwise({_bare(values[1])})",
-        kind,
-        None,
-        keeps_nulls=False,
-    )
+    chosen = f"pl.when({_bare(test.text)}).then({_value(then)})"
+    rest = other.text.removeprefix("pl") if other.is_choice else f".otherwise({_value(other)})"
+    return Said(chosen + rest, kind, None, keeps_nulls=False, is_choice=True)
+
+
+def _changed(said: Said, *, text: str) -> Said:
+    return replace(said, text=text, is_choice=False)
+
+
+def _value(said: Said) -> str:
+    """As an operand: a plain number is an Int32 and a plain text a column."""
+    if said.value is None:
+        return _bare(said.text)
+    dtype = ", dtype=pl.Int64" if said.kind == "int" else ""
+    return said.text if said.kind == "none" else f"pl.lit({said.text}{dtype})"
 
 
 def _sliced(text: str, part: ast.Slice, node: ast.AST) -> str:
