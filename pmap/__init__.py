@@ -4,6 +4,7 @@ from pmap import backend, errors
 from pmap._api import iter_partitions, map_partitions
 from pmap._config import config
 from pmap._context import current_partition
+from pmap._explain_api import explain
 from pmap._joblib import register_joblib_backend
 from pmap._pools import shutdown
 from pmap._registry import available_backends, get_backend
@@ -18,6 +19,7 @@ __all__ = [
     "cpu_count",
     "current_partition",
     "errors",
+    "explain",
     "get_backend",
     "iter_partitions",
     "last_report",

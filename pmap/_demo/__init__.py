@@ -1,7 +1,7 @@
 """The demo of ``python -m pmap demo``: how high the sun stood when each of 336,776 flights left.
 
-``_flights`` reads the data, ``_sun`` holds the function that is mapped, ``_run`` times it and
-``_text`` words what happened. None of them is imported before the command runs.
+``_flights`` reads the data, ``_sun`` holds the function that is mapped, ``_hours`` one that Polars
+can say, ``_run`` times them and ``_text`` words what happened. None of them is imported before the command runs.
 """
 
 from importlib.util import find_spec

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pmap
 from pmap._demo import _text
 from pmap._demo._flights import load_flights
+from pmap._demo._hours import part_of_day
 from pmap._demo._sun import sun_at_departure
 from pmap._demo._text import Timing, say
 
@@ -61,7 +62,22 @@ def _compare(flights: pl.DataFrame, names: Sequence[str], n_jobs: int | None) ->
     repeated, after = _timed(lambda: sun_at_departure(flights))
     loop = Timing("plain loop", before, after, same=_same(repeated, expected))
     say(_text.table(loop, timings), _text.closing(loop, timings))
-    return 0 if all(timing.same for timing in timings) else 1
+    native_is_same = _advise(flights)
+    return 0 if native_is_same and all(timing.same for timing in timings) else 1
+
+
+def _advise(flights: pl.DataFrame) -> bool:
+    """A second function, that Polars can say: what pmap advises, and both times on all flights."""
+    say(_text.second_job())
+    found = pmap.explain(flights, part_of_day)
+    say(str(found))
+    if found.replacement is None:
+        return True
+    expected, python = _timed(lambda: part_of_day(flights))
+    native, seconds = _timed(lambda: found.native(flights))
+    same = _same(native, expected)
+    say(_text.natively(python, seconds, flights.height, same=same))
+    return same
 
 
 def _measure(

@@ -110,6 +110,22 @@ def closing(loop: Timing, timings: Sequence[Timing]) -> str:
     return "\n".join(("", *(_wrapped(sentence) for sentence in sentences if sentence)))
 
 
+def second_job() -> str:
+    """Say what the second function is, and that pmap is asked about it first."""
+    job = (
+        "Another job: the part of the day in which each flight was to leave, by a Python function "
+        "of its scheduled time. Before it is mapped, pmap.explain is asked:"
+    )
+    return f"\n{_wrapped(job)}\n"
+
+
+def natively(python: float, native: float, rows: int, *, same: bool) -> str:
+    """Give both times of the second function on all rows."""
+    agreed = "the same result" if same else "ANOTHER RESULT"
+    times = f"{python:.3f} s with Python, {native:.3f} s with the native code"
+    return f"\n{_wrapped(f'All {rows:,} flights: {times} ({python / native:.1f} times as fast), {agreed}.')}"
+
+
 def _row(timing: Timing, loop: float) -> str:
     calls = (timing.first, timing.again)
     cells = (f"{cell:.2f}" for call in calls for cell in (call, loop / call))

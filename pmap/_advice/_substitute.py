@@ -1,0 +1,193 @@
+"""Native code for a function's Python functions, shown only if it was verified.
+
+The whole function is run with the native expressions in their place, on the sample and on rows
+whose values lie at the edges of their dtypes. Only an identical frame counts, and only if it
+comes faster.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pmap._advice._compare import compare
+from pmap._advice._patch import replaced
+from pmap._advice._sample import extremes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmap._advice._patch import Replaced
+    from pmap._advice._runner import Ran, Runner
+    from pmap._advice._verdict import Verdict
+
+__all__ = ["NOTHING", "Native", "find_native"]
+
+_LINE = 80
+_NAMES = ("from the Python function", "from the native code")
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """What came of the search.
+
+    Attributes
+    ----------
+    text
+        The code to write, or ``None``.
+    run
+        The whole function with it.
+    facts
+        What was found, in sentences.
+    times_as_fast, rows
+        Of the verified code, on so many rows.
+    """
+
+    text: str | None = None
+    run: Callable[[pl.DataFrame], Any] | None = None
+    facts: tuple[str, ...] = ()
+    times_as_fast: float = 1.0
+    rows: int = 0
+
+
+NOTHING = Native()
+
+
+def find_native(  # noqa: PLR0911  a way out at each step that fails
+    runner: Runner, rows: pl.DataFrame, verdict: Verdict
+) -> Native:
+    """Look for native code, verify it, and time it; costs six calls or so."""
+    ours, mine = _substituted(runner, rows)
+    if not mine.texts:
+        return Native(facts=_refusals(mine))
+    if mine.is_ambiguous:
+        return Native(
+            facts=(
+                "One line makes different Python functions, so no single expression replaces it.",
+            )
+        )
+    if ours.error is not None:
+        return Native(facts=(f"A translation exists but fails: {_short(ours.error)}.",))
+    theirs = runner.call(rows)
+    differs = _difference(theirs, ours, rows, mine)
+    if differs is not None:
+        return Native(facts=(differs,))
+    edges = _defined(extremes(rows, list(mine.columns)), mine)
+    on_edges = runner.call(edges)
+    if on_edges.error is not None:
+        return Native(
+            facts=(
+                f"A translation exists, but could not be verified: on extreme values the function raises {_short(on_edges.error)}.",
+            )
+        )
+    edged, _ = _substituted(runner, edges)
+    differs = _difference(on_edges, edged, edges, mine)
+    if differs is not None:
+        return Native(facts=(differs,))
+    if len(mine.texts) < len({udf.where for udf in verdict.udfs}) and mine.refused:
+        facts = _refusals(mine)
+    else:
+        facts = ()
+    return _timed(runner, rows, mine, edges.height, facts)
+
+
+def _substituted(runner: Runner, rows: pl.DataFrame) -> tuple[Ran, Replaced]:
+    with replaced(rows.schema) as mine:
+        ran = runner.call(rows)
+    return ran, mine
+
+
+def _timed(
+    runner: Runner, rows: pl.DataFrame, mine: Replaced, n_edges: int, facts: tuple[str, ...]
+) -> Native:
+    many = pl.concat([rows] * max(1, 50_000 // max(1, rows.height))) if runner.left > 0.2 else rows  # noqa: PLR2004  s
+    theirs = min(runner.call(many).seconds for _ in range(2))
+    ours = min(_substituted(runner, many)[0].seconds for _ in range(2))
+    speed = theirs / max(ours, 1e-9)
+    times = f"{theirs * 1e3:.1f} ms with Python, {ours * 1e3:.1f} ms with the native code, on {many.height:,} rows"
+    if speed <= 1.05:  # noqa: PLR2004  less is no difference
+        return Native(
+            facts=(*facts, f"A native expression gives the same but is not faster: {times}.")
+        )
+
+    def run(frame: pl.DataFrame) -> Any:
+        with replaced(frame.schema):
+            result = runner.function(frame)
+            return result.collect() if isinstance(result, pl.LazyFrame) else result
+
+    text = "\n".join(
+        f"# instead of {old} ({line})\n{_laid_out(new)}" for (old, line), new in mine.texts.items()
+    )
+    verified = f"The whole function gave the identical frame on {rows.height:,} rows of the frame and {n_edges} rows of extreme values: {times}."
+    return Native(text, run, (verified, *facts), speed, rows.height + n_edges)
+
+
+def _laid_out(text: str) -> str:
+    """Over several lines if it is long, as people write it."""
+    if len(text) <= _LINE:
+        return text
+    lines = re.sub(r"(?<=\))\.(when|otherwise|str|replace_strict)(?=[.(])", r"\n    .\1", text)
+    code = f"(\n    {lines}\n)"
+    try:
+        is_same = ast.dump(ast.parse(code)) == ast.dump(ast.parse(text))
+    except SyntaxError:  # a text of the user's looked like a method
+        return text
+    return code if is_same else text
+
+
+def _defined(edges: pl.DataFrame, mine: Replaced) -> pl.DataFrame:
+    """Without the values on which the Python functions raise, or give what no Int64 can hold."""
+    for name, functions in mine.columns.items():
+        keep = [all(_works(function, value) for function in functions) for value in edges[name]]
+        edges = edges.filter(pl.Series(keep, dtype=pl.Boolean))
+    return edges
+
+
+def _works(function: Callable[[Any], Any], value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        result = function(value)
+    except Exception:  # noqa: BLE001  whatever it raises, there is no result to compare
+        return False
+    return not isinstance(result, int) or -(1 << 63) <= result < 1 << 63
+
+
+def _difference(theirs: Ran, ours: Ran, rows: pl.DataFrame, mine: Replaced) -> str | None:
+    if ours.error is not None:
+        return f"A translation exists but fails where Python does not: {_short(ours.error)}."
+    if not isinstance(theirs.value, pl.DataFrame) or not isinstance(ours.value, pl.DataFrame):
+        return "A translation exists, but what is no frame can not be compared."
+    found = compare(theirs.value, ours.value, _NAMES)
+    if found.kind == "same":
+        return None
+    culprit = _value_at(theirs.value, ours.value, rows, mine)
+    return f"A translation exists but differs{culprit}, so it is not shown: {found.detail or 'by rounding'}."
+
+
+def _value_at(theirs: pl.DataFrame, ours: pl.DataFrame, rows: pl.DataFrame, mine: Replaced) -> str:
+    """Which value of the column it differs on, where rows correspond."""
+    if theirs.height != rows.height or theirs.schema != ours.schema:
+        return ""
+    for name in theirs.columns:
+        differs = (
+            theirs[name].ne_missing(ours[name]) if not theirs[name].dtype.is_nested() else None
+        )
+        row = None if differs is None else differs.arg_max()
+        if row is not None and differs is not None and differs[row]:
+            values = ", ".join(f"{column}={rows[column][row]!r}" for column in mine.columns)
+            return f" on {values}"
+    return ""
+
+
+def _refusals(mine: Replaced) -> tuple[str, ...]:
+    return tuple(f"No native code for {name}: {reason}." for name, reason in mine.refused.items())
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:120]}"

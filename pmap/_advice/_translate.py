@@ -1,0 +1,616 @@
+"""A Python function of one value as a Polars expression, as text; what can't be said is refused.
+
+Only what means the same in both for every value, null and NaN included, is written at all.
+Left out on purpose, since they differ: ``**``, ``round`` and ``str`` of floats, ``//`` and ``%``
+of floats, ``title``, ``find``, ``isdigit``, ``int`` of text. What is written is still verified.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from dataclasses import dataclass, replace
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import polars as pl
+
+from pmap._advice._source import body_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Said", "Untranslatable", "namespace_of", "translate"]
+
+_SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+_COMPARED: dict[type[ast.cmpop], str] = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+}
+_DTYPES = {"int": pl.Int64(), "float": pl.Float64(), "str": pl.String(), "bool": pl.Boolean()}
+_KINDS: dict[object, str] = {
+    int: "int",
+    float: "float",
+    str: "str",
+    bool: "bool",
+    type(None): "none",
+}
+#: Of regular expressions, what both engines read alike.
+_REGEX = re.compile(
+    r"(?:[A-Za-z0-9 _,;:@#%&=<>/'\"~!-]|\\[.\-+*?()\[\]{}/]|\[[A-Za-z0-9 _,;:.@#%=/+-]+\]|[+?]|\{\d+\})+"
+)
+_LONGEST = 60
+
+
+class Untranslatable(Exception):  # noqa: N818  no error: it ends a try
+    """What has no Polars expression that is the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An expression as text.
+
+    Attributes
+    ----------
+    text
+        Python code, of one operand: it can be followed by a method.
+    kind
+        ``int``, ``float``, ``str``, ``bool``, ``none``, ``date``, ``datetime`` or ``list``.
+    value
+        Of a constant, in a tuple of one; ``None`` for what depends on the column.
+    keeps_nulls
+        Whether null in always gives null out.
+    is_choice
+        Whether it is a whole ``when ... then ... otherwise``, which others can go on.
+    """
+
+    text: str
+    kind: str
+    value: tuple[Any] | None = None
+    keeps_nulls: bool = True
+    is_choice: bool = False
+
+
+def translate(function: object, column: str, dtype: pl.DataType, return_dtype: Any = None) -> str:
+    """The text of an expression that gives what ``pl.col(column).map_elements(function)`` gives.
+
+    Raises
+    ------
+    Untranslatable
+        With what is in the way.
+    """
+    found = body_of(function)
+    if found is None:
+        raise Untranslatable("its source was not found, or it is no plain function of one value")
+    name, body = found
+    outer = namespace_of(cast("FunctionType", function))
+    said = _Translator({name: _base(column, dtype)}, outer).block(body)
+    if said.kind not in _DTYPES:
+        raise Untranslatable(f"it gives {said.kind}")
+    return _finished(said, column, return_dtype)
+
+
+def namespace_of(function: FunctionType) -> dict[str, Any]:
+    """What names stand for inside a function, ``pl`` included."""
+    cells: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            cells[name] = cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    return {**function.__globals__, **cells, "pl": pl}
+
+
+def _base(column: str, dtype: pl.DataType) -> Said:
+    """The column, in the width that Python sees its values in."""
+    text = f"pl.col({column!r})"
+    if dtype == pl.UInt64 or (dtype.is_integer() and "128" in str(dtype)):
+        raise Untranslatable(f"{dtype} is wider than Polars can calculate with")
+    if dtype.is_integer():
+        return Said(text if dtype == pl.Int64 else f"{text}.cast(pl.Int64)", "int")
+    if dtype.is_float():
+        return Said(text if dtype == pl.Float64 else f"{text}.cast(pl.Float64)", "float")
+    plain = {pl.String: "str", pl.Boolean: "bool", pl.Date: "date"}
+    for known, kind in plain.items():
+        if dtype == known:
+            return Said(text, kind)
+    if isinstance(dtype, pl.Datetime) and dtype.time_unit != "ns":
+        return Said(text, "datetime")
+    raise Untranslatable(f"columns of {dtype}")
+
+
+def _finished(said: Said, column: str, return_dtype: Any) -> str:
+    text, wanted = said.text, _DTYPES[said.kind]
+    if return_dtype is not None:
+        asked = return_dtype() if isinstance(return_dtype, type) else return_dtype
+        if not isinstance(asked, pl.DataType) or not _fits(said.kind, asked):
+            raise Untranslatable(f"{said.kind} as {return_dtype}")
+        wanted = asked
+    if said.value is not None:
+        text = f"pl.lit({text}, dtype=pl.{wanted!r})"
+    elif wanted not in _DTYPES.values():
+        text = f"{text}.cast(pl.{wanted!r})"
+    if not said.keeps_nulls or said.value is not None or "pl.when(" in text:
+        known = f"pl.col({column!r})"
+        if said.is_choice:
+            return f"pl.when({known}.is_null()).then(None){text.removeprefix('pl')}"
+        text = f"pl.when({known}.is_not_null()).then({_bare(text)})"
+    return _bare(text)
+
+
+def _fits(kind: str, dtype: pl.DataType) -> bool:
+    return {
+        "int": dtype.is_integer(),
+        "float": dtype == pl.Float64,
+        "str": dtype == pl.String,
+        "bool": dtype == pl.Boolean,
+    }[kind]
+
+
+def _bare(text: str) -> str:
+    """Without the brackets around the whole."""
+    try:
+        inner = text[1:-1]
+        if text[:1] == "(" and ast.dump(ast.parse(inner)) == ast.dump(ast.parse(text)):
+            return inner
+    except SyntaxError:
+        pass
+    return text
+
+
+def _refuse(node: ast.AST) -> NoReturn:
+    text = ast.unparse(node)
+    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    raise Untranslatable(f"no expression means the same as {shown!r}")
+
+
+class _Translator:
+    def __init__(self, names: dict[str, Said], outer: dict[str, Any]) -> None:
+        self._names = names
+        self._outer = outer
+
+    # Statements
+
+    def block(self, body: list[ast.stmt]) -> Said:
+        """What a list of statements returns."""
+        for index, statement in enumerate(body):
+            if isinstance(statement, ast.Return):
+                return self._expression(statement.value or ast.Constant(None))
+            if isinstance(statement, ast.If):
+                return self._branch(statement, body[index + 1 :])
+            if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+                target = statement.targets[0]
+                if not isinstance(target, ast.Name):
+                    _refuse(statement)
+                self._names[target.id] = self._expression(statement.value)
+            elif not (
+                isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            ):
+                _refuse(statement)
+        return Said("None", "none", (None,))
+
+    def _branch(self, node: ast.If, rest: list[ast.stmt]) -> Said:
+        test = self._test(node.test)
+        then = _Translator(dict(self._names), self._outer).block([*node.body, *rest])
+        other = _Translator(dict(self._names), self._outer).block([*node.orelse, *rest])
+        return _choice(test, then, other, node)
+
+    # Expressions
+
+    def _expression(self, node: ast.expr) -> Said:
+        handler: Callable[[Any], Said] | None = getattr(
+            self, f"_{type(node).__name__.lower()}", None
+        )
+        if handler is None:
+            _refuse(node)
+        return handler(node)
+
+    def _test(self, node: ast.expr) -> Said:
+        said = self._expression(node)
+        if said.kind != "bool" or said.value is not None:
+            _refuse(node)
+        return said
+
+    def _constant(self, node: ast.Constant) -> Said:
+        return _constant(node.value, node)
+
+    def _name(self, node: ast.Name) -> Said:
+        if node.id in self._names:
+            return self._names[node.id]
+        if node.id not in self._outer:
+            _refuse(node)
+        return _constant(self._outer[node.id], node)
+
+    def _joinedstr(self, node: ast.JoinedStr) -> Said:
+        pieces: list[str] = []
+        for part in node.values:
+            if isinstance(part, ast.Constant):
+                pieces.append(f"pl.lit({part.value!r})")
+                continue
+            if (
+                not isinstance(part, ast.FormattedValue)
+                or part.conversion != -1
+                or part.format_spec
+            ):
+                _refuse(node)
+            said = self._expression(part.value)
+            if said.kind not in {"int", "str"} or said.value is not None:
+                _refuse(part.value)
+            pieces.append(_cast(said, "pl.String") if said.kind == "int" else said.text)
+        if all(piece.startswith("pl.lit(") for piece in pieces):
+            _refuse(node)
+        return Said(f"pl.concat_str({', '.join(pieces)})", "str")
+
+    def _ifexp(self, node: ast.IfExp) -> Said:
+        test = self._test(node.test)
+        return _choice(test, self._expression(node.body), self._expression(node.orelse), node)
+
+    def _boolop(self, node: ast.BoolOp) -> Said:
+        sign = " & " if isinstance(node.op, ast.And) else " | "
+        tests = [self._test(value) for value in node.values]
+        return Said(f"({sign.join(test.text for test in tests)})", "bool", None, keeps_nulls=False)
+
+    def _unaryop(self, node: ast.UnaryOp) -> Said:
+        said = self._expression(node.operand)
+        if isinstance(node.op, ast.Not) and said.kind == "bool" and said.value is None:
+            return _changed(said, text=f"(~{said.text})")
+        if isinstance(node.op, ast.USub) and said.kind in {"int", "float"}:
+            if said.value is not None:
+                return _constant(-said.value[0], node)
+            return _changed(said, text=f"(-{said.text})")
+        _refuse(node)
+
+    def _binop(self, node: ast.BinOp) -> Said:
+        left, right = self._expression(node.left), self._expression(node.right)
+        if left.value is not None and right.value is not None:
+            _refuse(node)
+        kinds = {left.kind, right.kind}
+        if kinds == {"str"} and isinstance(node.op, ast.Add):
+            return _both(_literal(left), "+", _literal(right), "str")
+        if not kinds <= {"int", "float"}:
+            _refuse(node)
+        kind = "float" if "float" in kinds else "int"
+        signs: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+        if type(node.op) in signs:
+            return _both(left, signs[type(node.op)], right, kind)
+        divisor = None if right.value is None else right.value[0]
+        if not divisor:
+            _refuse(node)
+        if isinstance(node.op, ast.Div):
+            if abs(math.frexp(divisor)[0]) != 0.5:  # noqa: PLR2004  a power of two
+                raise Untranslatable(
+                    f"Polars multiplies by 1/{divisor}, which may differ from a division in the last digit"
+                )
+            return _both(left, "/", right, "float")
+        if isinstance(node.op, ast.FloorDiv | ast.Mod) and kind == "int":
+            return _both(left, "//" if isinstance(node.op, ast.FloorDiv) else "%", right, "int")
+        _refuse(node)
+
+    def _compare(self, node: ast.Compare) -> Said:
+        if len(node.ops) == 2:  # noqa: PLR2004  a < v < b
+            first = ast.Compare(node.left, node.ops[:1], node.comparators[:1])
+            second = ast.Compare(node.comparators[0], node.ops[1:], node.comparators[1:])
+            return self._boolop(ast.BoolOp(ast.And(), [first, second]))
+        if len(node.ops) != 1:
+            _refuse(node)
+        operator, right = node.ops[0], node.comparators[0]
+        if isinstance(operator, ast.In | ast.NotIn):
+            said = self._contained(node.left, right, node)
+            return (
+                _changed(said, text=f"(~{said.text})") if isinstance(operator, ast.NotIn) else said
+            )
+        if type(operator) not in _COMPARED:
+            _refuse(node)
+        return self._ordered(self._expression(node.left), operator, self._expression(right), node)
+
+    def _ordered(self, left: Said, operator: ast.cmpop, right: Said, node: ast.AST) -> Said:
+        numbers = {"int", "float"}
+        if left.kind != right.kind and not {left.kind, right.kind} <= numbers:
+            _refuse(node)
+        if (left.value is None) == (right.value is None) or left.kind not in {*numbers, "str"}:
+            _refuse(node)  # one of the two is a constant
+        mixed = {left.kind, right.kind} == numbers
+        if mixed and not _exact(left, right):
+            _refuse(node)  # a large integer has no float of its own
+        said = _both(_literal(left), _COMPARED[type(operator)], _literal(right), "bool")
+        column = left if left.value is None else right
+        greater = ast.Gt | ast.GtE if column is left else ast.Lt | ast.LtE
+        if column.kind == "float" and isinstance(operator, greater):
+            # Python's NaN is greater than nothing, Polars' than everything.
+            return _changed(said, text=f"({said.text} & {column.text}.is_not_nan())")
+        return said
+
+    def _contained(self, left: ast.expr, right: ast.expr, node: ast.AST) -> Said:
+        item = self._expression(left)
+        if item.kind == "str" and item.value is not None and item.value[0]:
+            text = self._expression(right)
+            if text.kind == "str" and text.value is None:
+                return Said(f"{text.text}.str.contains({item.text}, literal=True)", "bool")
+            _refuse(node)
+        values = self._plain(right)
+        if (
+            item.value is not None
+            or item.kind not in {"int", "str"}
+            or not isinstance(values, list | tuple | set | frozenset)
+        ):
+            _refuse(node)
+        listed = (
+            sorted(cast("set[Any]", values), key=repr)
+            if isinstance(values, set | frozenset)
+            else list(cast("list[object]", values))
+        )
+        if not listed or any(_kind_of(value) != item.kind for value in listed):
+            _refuse(node)
+        return Said(f"{item.text}.is_in({listed!r})", "bool")
+
+    def _plain(self, node: ast.expr) -> Any:
+        """The object that an outer name or a display of constants stands for."""
+        if isinstance(node, ast.Name) and node.id not in self._names and node.id in self._outer:
+            return self._outer[node.id]
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            _refuse(node)
+
+    def _subscript(self, node: ast.Subscript) -> Said:
+        if isinstance(node.value, ast.Name | ast.Dict) and not self._is_local(node.value):
+            return self._looked_up(node.value, node.slice, None, node)
+        said = self._expression(node.value)
+        if said.kind == "list":
+            index = self._whole(node.slice, node)
+            return Said(f"{said.text}.list.get({index}, null_on_oob=False)", "str")
+        if said.kind != "str" or said.value is not None:
+            _refuse(node)
+        if isinstance(node.slice, ast.Slice):
+            return Said(_sliced(said.text, node.slice, node), "str")
+        _refuse(node)  # of a text that is too short, Python raises
+
+    def _is_local(self, node: ast.expr) -> bool:
+        return isinstance(node, ast.Name) and node.id in self._names
+
+    def _whole(self, node: ast.expr, whole: ast.AST) -> int:
+        value = self._expression(node).value
+        if value is None or type(value[0]) is not int:
+            _refuse(whole)
+        return value[0]
+
+    def _looked_up(
+        self, table: ast.expr, key: ast.expr, default: Said | None, node: ast.AST
+    ) -> Said:
+        mapping, item = self._plain(table), self._expression(key)
+        if type(mapping) is not dict or item.value is not None or item.kind not in {"int", "str"}:
+            _refuse(node)
+        entries = cast("dict[object, object]", mapping)
+        kinds = {_kind_of(value) for value in entries.values()}
+        kinds |= set() if default is None else {default.kind}
+        kinds.discard("none")
+        if not entries or len(kinds) != 1 or None in kinds:
+            _refuse(node)
+        if any(_kind_of(entry) != item.kind for entry in entries):
+            _refuse(node)
+        kind = cast("str", kinds.pop())
+        name = table.id if isinstance(table, ast.Name) else repr(entries)
+        otherwise = "" if default is None else f"default={default.text}, "
+        text = f"{item.text}.replace_strict({name}, {otherwise}return_dtype=pl.{_DTYPES[kind]!r})"
+        return Said(text, kind, None, keeps_nulls=default is None)
+
+    def _attribute(self, node: ast.Attribute) -> Said:
+        said = self._expression(node.value)
+        parts = {"year", "month", "day"}
+        clock = {"hour", "minute", "second"} if said.kind == "datetime" else set[str]()
+        if said.kind in {"date", "datetime"} and node.attr in parts | clock:
+            return Said(f"{said.text}.dt.{node.attr}().cast(pl.Int64)", "int")
+        _refuse(node)
+
+    # Calls
+
+    def _call(self, node: ast.Call) -> Said:
+        if node.keywords:
+            _refuse(node)
+        if isinstance(node.func, ast.Name):
+            return self._function(node.func.id, node)
+        if not isinstance(node.func, ast.Attribute):
+            _refuse(node)
+        owner = node.func.value
+        if isinstance(owner, ast.Name) and not self._is_local(owner):
+            outer = self._outer.get(owner.id)
+            if isinstance(outer, ModuleType):
+                return self._of_module(f"{outer.__name__}.{node.func.attr}", node)
+            if type(outer) is dict and node.func.attr == "get" and node.args:
+                return self._get(owner, node)
+        if isinstance(owner, ast.Dict) and node.func.attr == "get" and node.args:
+            return self._get(owner, node)
+        return self._method(self._expression(owner), node.func.attr, node)
+
+    def _get(self, table: ast.expr, node: ast.Call) -> Said:
+        default = (
+            self._expression(node.args[1]) if len(node.args) > 1 else Said("None", "none", (None,))
+        )
+        if default.value is None:
+            _refuse(node)
+        return self._looked_up(table, node.args[0], default, node)
+
+    def _function(self, name: str, node: ast.Call) -> Said:
+        if name in self._outer or name in self._names or len(node.args) != 1:
+            _refuse(node)  # a name of the user's own hides the builtin
+        said = self._expression(node.args[0])
+        if said.value is not None:
+            _refuse(node)
+        written = {
+            ("len", "str"): Said(f"{said.text}.str.len_chars().cast(pl.Int64)", "int"),
+            ("abs", "int"): Said(f"{said.text}.abs()", "int"),
+            ("abs", "float"): Said(f"{said.text}.abs()", "float"),
+            ("float", "int"): Said(_cast(said, "pl.Float64"), "float"),
+            ("int", "float"): Said(_cast(said, "pl.Int64"), "int"),
+            ("int", "bool"): Said(_cast(said, "pl.Int64"), "int"),
+            ("str", "int"): Said(_cast(said, "pl.String"), "str"),
+            ("bool", "int"): Said(f"({said.text} != 0)", "bool"),
+        }
+        if name in {"str", "int", "float", "bool"} and name == said.kind:
+            return said
+        if (name, said.kind) not in written:
+            _refuse(node)
+        return replace(written[name, said.kind], keeps_nulls=said.keeps_nulls)
+
+    def _of_module(self, name: str, node: ast.Call) -> Said:
+        if name in {"math.sqrt", "math.fabs"} and len(node.args) == 1:
+            said = self._expression(node.args[0])
+            if said.kind == "float" and said.value is None:
+                method = "sqrt" if name == "math.sqrt" else "abs"
+                return _changed(said, text=f"{said.text}.{method}()")
+        if name == "re.sub" and len(node.args) == 3:  # noqa: PLR2004  pattern, replacement, text
+            pattern, by, said = map(self._expression, node.args)
+            if (
+                _is_common(pattern)
+                and by.kind == "str"
+                and by.value is not None
+                and not set(by.value[0]) & set("\\$")
+                and said.kind == "str"
+                and said.value is None
+            ):
+                return Said(f"{said.text}.str.replace_all({pattern.text}, {by.text})", "str")
+        _refuse(node)
+
+    def _method(self, said: Said, name: str, node: ast.Call) -> Said:
+        arguments = [self._expression(argument) for argument in node.args]
+        if said.value is not None or any(argument.value is None for argument in arguments):
+            _refuse(node)
+        if said.kind in {"date", "datetime"}:
+            if name in {"weekday", "isoweekday"} and not arguments:
+                text = f"{said.text}.dt.weekday().cast(pl.Int64)"
+                return Said(text if name == "isoweekday" else f"({text} - 1)", "int")
+            _refuse(node)
+        if said.kind != "str" or any(
+            not (a.kind == "str" and a.value and a.value[0]) for a in arguments
+        ):
+            _refuse(node)
+        texts = tuple(argument.text for argument in arguments)
+        written = _METHODS.get((name, len(texts)))
+        if written is None:
+            _refuse(node)
+        template, kind = written
+        return Said(
+            said.text + template.format(*texts, spaces=repr(_SPACES)),
+            kind,
+            None,
+            keeps_nulls=said.keeps_nulls,
+        )
+
+
+_METHODS = {
+    ("upper", 0): (".str.to_uppercase()", "str"),
+    ("lower", 0): (".str.to_lowercase()", "str"),
+    ("strip", 0): (".str.strip_chars({spaces})", "str"),
+    ("lstrip", 0): (".str.strip_chars_start({spaces})", "str"),
+    ("rstrip", 0): (".str.strip_chars_end({spaces})", "str"),
+    ("strip", 1): (".str.strip_chars({0})", "str"),
+    ("lstrip", 1): (".str.strip_chars_start({0})", "str"),
+    ("rstrip", 1): (".str.strip_chars_end({0})", "str"),
+    ("startswith", 1): (".str.starts_with({0})", "bool"),
+    ("endswith", 1): (".str.ends_with({0})", "bool"),
+    ("removeprefix", 1): (".str.strip_prefix({0})", "str"),
+    ("removesuffix", 1): (".str.strip_suffix({0})", "str"),
+    ("replace", 2): (".str.replace_all({0}, {1}, literal=True)", "str"),
+    ("count", 1): (".str.count_matches({0}, literal=True).cast(pl.Int64)", "int"),
+    ("split", 1): (".str.split({0})", "list"),
+}
+
+
+def _kind_of(value: object) -> str | None:
+    return _KINDS.get(type(value))
+
+
+def _constant(value: Any, node: ast.AST) -> Said:
+    kind = _kind_of(value)
+    if (
+        kind is None
+        or (kind == "float" and math.isnan(value))
+        or (kind == "int" and abs(value) >= 1 << 62)
+    ):
+        _refuse(node)
+    return Said(repr(value), kind, (value,))
+
+
+def _literal(said: Said) -> Said:
+    """A constant text stands for itself, not for a column."""
+    if said.value is not None and said.kind == "str":
+        return _changed(said, text=f"pl.lit({said.text})")
+    return said
+
+
+def _both(left: Said, sign: str, right: Said, kind: str) -> Said:
+    keeps = left.keeps_nulls and right.keeps_nulls
+    return Said(f"({left.text} {sign} {right.text})", kind, None, keeps_nulls=keeps)
+
+
+def _cast(said: Said, dtype: str) -> str:
+    return f"{said.text}.cast({dtype})"
+
+
+def _exact(left: Said, right: Said) -> bool:
+    """Whether an integer column is compared with a float that is a small whole number."""
+    constant = left if left.value is not None else right
+    return constant.kind == "int" and abs(cast("tuple[Any]", constant.value)[0]) < 1 << 53
+
+
+def _is_common(pattern: Said) -> bool:
+    return (
+        pattern.kind == "str"
+        and pattern.value is not None
+        and bool(_REGEX.fullmatch(pattern.value[0]))
+    )
+
+
+def _choice(test: Said, then: Said, other: Said, node: ast.AST) -> Said:
+    kinds = {then.kind, other.kind} - {"none"}
+    if len(kinds) != 1:
+        raise Untranslatable(f"its branches give {then.kind} and {other.kind}")
+    kind = kinds.pop()
+    if kind not in _DTYPES:
+        _refuse(node)
+    chosen = f"pl.when({_bare(test.text)}).then({_value(then)})"
+    rest = other.text.removeprefix("pl") if other.is_choice else f".otherwise({_value(other)})"
+    return Said(chosen + rest, kind, None, keeps_nulls=False, is_choice=True)
+
+
+def _changed(said: Said, *, text: str) -> Said:
+    return replace(said, text=text, is_choice=False)
+
+
+def _value(said: Said) -> str:
+    """As an operand: a plain number is an Int32 and a plain text a column."""
+    if said.value is None:
+        return _bare(said.text)
+    dtype = ", dtype=pl.Int64" if said.kind == "int" else ""
+    return said.text if said.kind == "none" else f"pl.lit({said.text}{dtype})"
+
+
+def _sliced(text: str, part: ast.Slice, node: ast.AST) -> str:
+    try:
+        bounds = [
+            None if side is None else ast.literal_eval(side)
+            for side in (part.lower, part.upper, part.step)
+        ]
+    except ValueError:
+        _refuse(node)
+    low, high, step = bounds
+    if step is not None or any(not (bound is None or type(bound) is int) for bound in bounds):
+        _refuse(node)
+    if high is None:
+        return (
+            text
+            if not low
+            else f"{text}.str.slice({low})"
+            if low > 0
+            else f"{text}.str.tail({-low})"
+        )
+    if low is None or low == 0:
+        return f"{text}.str.head({high})"
+    if 0 < low <= high:
+        return f"{text}.str.slice({low}, {high - low})"
+    _refuse(node)
