@@ -51,13 +51,11 @@ def through(part: pl.DataFrame) -> pl.DataFrame:
 
 
 def new(part: pl.DataFrame) -> pl.DataFrame:
-    """Give as many bytes as came, none of them where they were."""
-    return part.select(pl.all().shift(1))
+    """Give as many bytes as came, none of them where they were.
 
-
-def renewed(part: pl.DataFrame) -> pl.DataFrame:
-    """As `new`, of each row by itself."""
-    return part.with_columns(cs.numeric() + 1, cs.string() + "!")
+    Shifted columns, or strings in another order, would be parts of those that came.
+    """
+    return part.with_columns(cs.numeric() + 1, cs.string() + "!", cs.nested().reverse())
 
 
 def double(part: pl.DataFrame) -> pl.DataFrame:

@@ -218,8 +218,8 @@ _ALL = (
         4_000_000,
         1_000_000,
         mixed,
-        (_functions.renewed,),
-        native=_functions.renewed,
+        (_functions.new,),
+        native=_functions.new,
         parallel_helps=False,
     ),
     Workload(
