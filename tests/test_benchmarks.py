@@ -40,4 +40,6 @@ def test_transport(options):
     done = programs.run(BENCHMARKS / "transport.py", "--rows", "50000", *options, "--only", *names)
     assert done.returncode == 0, done.stderr
     for name in names:
-        assert done.stdout.count(f"\n  {name} ") == 3 + (name == "pmap" and "--rounds" in options)
+        assert done.stdout.count(f"\n  {name} ") == 3 + 2 * (
+            name == "pmap" and "--rounds" in options
+        )
