@@ -124,12 +124,14 @@ class _Match:
         self._prints[name] = host.fingerprint()
 
     def _warm(self, host: Host, name: str) -> None:
+        host.wake()
         row, before = self.rows[name], cpu_seconds(host.pid)
         row.warm += host.call(self._workload.repeat)
         row.cpu_samples.append(cpu_seconds(host.pid) - before)
 
     def _peak(self, host: Host, name: str) -> None:
         """In a round of its own: to look at memory takes time from who is looked at."""
+        host.wake()
         peak = Peak(host.pid)
         peak.start()
         try:

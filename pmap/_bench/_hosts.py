@@ -21,6 +21,8 @@ __all__ = ["Host", "HostError"]
 
 #: Seconds that a host may take to end by itself.
 _PATIENCE = 15.0
+#: Seconds after which workers may have ended for want of work: loky's do after ten.
+_RESTED = 4.0
 #: Of what it wrote to stderr, what is told: characters.
 _TAIL = 400
 
@@ -43,6 +45,7 @@ class Host:
     def __init__(self, order: Order, timeout: float) -> None:
         self._timeout = timeout
         self._buffer = b""
+        self._last = time.monotonic()  # when it was called
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the host
         # Workers of some pools would else fight for the terminal, or hear its Ctrl-C.
         self._process = subprocess.Popen(  # noqa: S603  our own module
@@ -71,7 +74,13 @@ class Host:
     def call(self, n: int = 1) -> list[float]:
         """Seconds of each of `n` calls."""
         seconds: list[float] = self._ask({"call": n})["seconds"]
+        self._last = time.monotonic()
         return seconds
+
+    def wake(self) -> None:
+        """Let it call once, untimed, if it has rested: some pools end workers that rest."""
+        if time.monotonic() - self._last > _RESTED:
+            self.call()
 
     def fingerprint(self) -> str:
         """Of its last result."""
