@@ -50,13 +50,19 @@ endef
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-lowest test-pythons check wheel environment clean
+.PHONY: help demo bench test test-slow test-lowest test-pythons check wheel environment clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .envs/demo/.wheel  ## the demo, in an environment of its own, from the built wheel
 	@cd .envs/demo && bin/python -m pmap demo $(ARGS)
+
+# In a folder of its own, where only what is installed can be imported: make bench ARGS=--short
+bench: .envs/bench/.wheel  ## pmap beside what you would use instead, to build/bench/: a page and JSON
+	@mkdir -p build/bench
+	@cd build/bench && $(CURDIR)/.envs/bench/bin/python -m pmap bench \
+		--json bench.json --html bench.html $(ARGS)
 
 test: environment $(SUITE)/.unpacked  ## the whole suite but the slow tests, against the built wheel
 	@cd $(SUITE) && $(BIN)/pytest $(ARGS)
@@ -119,6 +125,9 @@ $(SUITE)/.unpacked: dist/.built
 # Dependencies, with the wheel that is there; .wheel below then keeps that one fresh.
 .envs/demo/.made: pyproject.toml | dist/.built
 	$(call venv,.envs/demo,"$$(echo dist/*.whl)[demo]")
+
+.envs/bench/.made: pyproject.toml | dist/.built
+	$(call venv,.envs/bench,"$$(echo dist/*.whl)[bench]")
 
 $(VENV)/.made: pyproject.toml | dist/.built
 	$(call venv,$(VENV),--group test "$$(echo dist/*.whl)[all]" $(CONSTRAINTS))

@@ -13,92 +13,39 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 
 import polars as pl
 
+from pmap._bench._contenders import Joblib, Loky, Pmap, Processes, Setting
+from pmap._bench._functions import double
+
 FRAME = pl.DataFrame({"x": range(1000), "s": [str(i) for i in range(1000)]})
-SLICES = [FRAME.slice(125 * i, 125) for i in range(8)]
+PARTITIONS = 8
 WORKERS = 2
 
 
-def double(part: pl.DataFrame) -> pl.DataFrame:
-    return part.with_columns(y=pl.col("x") * 2)
-
-
-class Joblib:
-    """`Parallel` inside its own context, so that its workers stay."""
-
-    def __init__(self) -> None:
-        import joblib
-
-        self._delayed = joblib.delayed(double)
-        self._parallel = joblib.Parallel(n_jobs=WORKERS).__enter__()
-
-    def __call__(self) -> pl.DataFrame:
-        return pl.concat(self._parallel(self._delayed(part) for part in SLICES))
-
-    def close(self) -> None:
-        self._parallel.__exit__(None, None, None)
-
-
-class Executor:
-    def __init__(self, executor) -> None:
-        self._executor = executor
-
-    def __call__(self) -> pl.DataFrame:
-        return pl.concat(self._executor.map(double, SLICES))
-
-    def close(self) -> None:
-        self._executor.shutdown()
-
-
-class Pmap:
-    def __init__(self, backend: str) -> None:
-        self._backend = backend
-
-    def __call__(self) -> pl.DataFrame:
-        import pmap
-
-        return pmap.map_partitions(
-            FRAME, double, n_partitions=8, backend=self._backend, n_jobs=WORKERS
-        )
-
-    def close(self) -> None:
-        import pmap
-
-        pmap.shutdown()
-
-
-def loky_executor():
-    import loky
-
-    return loky.get_reusable_executor(WORKERS)
-
-
+SETTING = Setting(WORKERS, PARTITIONS)
 CONTENDERS = {
-    "pmap forkserver": lambda: Pmap("forkserver"),
-    "pmap spawn": lambda: Pmap("spawn"),
-    "pmap loky": lambda: Pmap("loky"),
-    "ProcessPoolExecutor(spawn)": lambda: Executor(
-        ProcessPoolExecutor(WORKERS, get_context("spawn"))
-    ),
-    "loky": lambda: Executor(loky_executor()),
+    "pmap forkserver": partial(Pmap, backend="forkserver"),
+    "pmap spawn": partial(Pmap, backend="spawn"),
+    "pmap loky": partial(Pmap, backend="loky"),
+    "ProcessPoolExecutor(spawn)": Processes,
+    "loky": Loky,
     "joblib": Joblib,
 }
 
 
 def warm(rounds: int) -> dict[str, list[float]]:
     """Seconds of each call, one contender after the other in each round."""
-    pools = {name: make() for name, make in CONTENDERS.items()}
+    pools = {name: make(SETTING) for name, make in CONTENDERS.items()}
     expected = double(FRAME)
     times: dict[str, list[float]] = {name: [] for name in pools}
     try:
         for number in range(rounds + 3):
             for name, call in pools.items():
                 started = time.perf_counter()
-                result = call()
+                result = call(FRAME, double)
                 elapsed = time.perf_counter() - started
                 if not result.equals(expected):
                     raise AssertionError(f"{name} gave a wrong result")
@@ -141,8 +88,8 @@ def main() -> None:
     parser.add_argument("--one", choices=CONTENDERS, help="make one call and end")
     arguments = parser.parse_args()
     if arguments.one:
-        pool = CONTENDERS[arguments.one]()
-        pool()
+        pool = CONTENDERS[arguments.one](SETTING)
+        pool(FRAME, double)
         pool.close()
         return
     table("warm call, 1,000 rows in 8 slices, 2 workers", warm(arguments.rounds))

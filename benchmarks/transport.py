@@ -24,55 +24,44 @@ from __future__ import annotations
 import argparse
 import ctypes
 import importlib.util
-import itertools
-import multiprocessing
 import os
 import random
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from pmap._bench import _functions
+from pmap._bench._contenders import (
+    Dask,
+    Joblib,
+    Loky,
+    Loop,
+    Mpire,
+    Pmap,
+    Processes,
+    Ray,
+    Setting,
+)
+from pmap._bench._limits import through_pipe
+from pmap._bench._processes import Peak
+from pmap._bench._workloads import mixed, numeric
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pmap._bench._contenders import Contender
+
 WORKERS = 2
 PARTITIONS = 8
-SECONDS_BETWEEN_LOOKS = 0.02
-
-Function = "Callable[[pl.DataFrame], pl.DataFrame]"
 
 
 # What travels.
-
-
-def numeric(rows: int) -> pl.DataFrame:
-    """Four numeric columns, 32 bytes a row."""
-    rng = np.random.default_rng(0)
-    return pl.DataFrame(
-        {
-            "a": rng.random(rows),
-            "b": np.arange(rows),
-            "c": rng.random(rows),
-            "d": rng.integers(0, 1 << 40, rows),
-        }
-    )
-
-
-def mixed(rows: int) -> pl.DataFrame:
-    """Four numeric columns, an Int32 and a String: about 53 bytes a row."""
-    rng = np.random.default_rng(1)
-    return numeric(rows).with_columns(
-        i=pl.Series(rng.integers(0, 1000, rows), dtype=pl.Int32),
-        s=pl.Series(rng.integers(0, 10**9, rows)).cast(pl.String),
-    )
 
 
 def strings(rows: int) -> pl.DataFrame:
@@ -97,145 +86,21 @@ FRAMES = {"numeric": numeric, "mixed": mixed, "strings": strings, "nested": nest
 # What is done with it: next to nothing, so that moving it is what is measured.
 
 
-def out(part: pl.DataFrame) -> pl.DataFrame:
-    return pl.DataFrame({"rows": [part.height]})
-
-
-def through(part: pl.DataFrame) -> pl.DataFrame:
-    return part
-
-
-def new(part: pl.DataFrame) -> pl.DataFrame:
-    """As many bytes as came, none of them where they were."""
-    return part.select(pl.all().shift(1))
-
-
-FUNCTIONS = {"out": out, "through": through, "new": new}
+FUNCTIONS = {"out": _functions.out, "through": _functions.through, "new": _functions.new}
 
 
 # Who moves it.
 
 
-class Contender(Protocol):
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame: ...
-    def close(self) -> None: ...
+SETTING = Setting(WORKERS, PARTITIONS)
 
-
-def slices(frame: pl.DataFrame) -> list[pl.DataFrame]:
-    bounds = [frame.height * i // PARTITIONS for i in range(PARTITIONS + 1)]
-    return [frame.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-
-
-class Loop:
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        return pl.concat([function(part) for part in slices(frame)], rechunk=False)
-
-    def close(self) -> None:
-        pass
-
-
-class Pmap:
-    def __init__(self, backend: str = "spawn", **config: Any) -> None:
-        self._backend = backend
-        self._config = config
-
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        import pmap
-
-        with pmap.config(**self._config):
-            return pmap.map_partitions(
-                frame, function, n_partitions=PARTITIONS, backend=self._backend, n_jobs=WORKERS
-            )
-
-    def close(self) -> None:
-        import pmap
-
-        pmap.shutdown()
-
-
-class Executor:
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"))
-
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        return pl.concat(self._pool.map(function, slices(frame)), rechunk=False)
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-
-class Loky(Executor):
-    def __init__(self) -> None:
-        import loky
-
-        self._pool = loky.get_reusable_executor(WORKERS)
-
-
-class Joblib:
-    def __init__(self) -> None:
-        import joblib
-
-        self._delayed = joblib.delayed
-        self._parallel = joblib.Parallel(n_jobs=WORKERS).__enter__()
-
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        call = self._delayed(function)
-        return pl.concat(self._parallel(call(part) for part in slices(frame)), rechunk=False)
-
-    def close(self) -> None:
-        self._parallel.__exit__(None, None, None)
-
-
-class Mpire:
-    def __init__(self) -> None:
-        import mpire
-
-        self._pool = mpire.WorkerPool(WORKERS, start_method="spawn", keep_alive=True)
-
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        tasks = [(part,) for part in slices(frame)]
-        return pl.concat(self._pool.map(function, tasks, chunk_size=1), rechunk=False)
-
-    def close(self) -> None:
-        self._pool.terminate()
-
-
-class Dask:
-    def __init__(self) -> None:
-        from distributed import Client
-
-        self._client = Client(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
-
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        tasks = self._client.map(function, slices(frame), pure=False)
-        return pl.concat(self._client.gather(tasks), rechunk=False)
-
-    def close(self) -> None:
-        self._client.shutdown()
-
-
-class Ray:
-    def __init__(self) -> None:
-        import ray
-
-        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
-        self._ray: Any = ray
-
-    def __call__(self, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-        task = self._ray.remote(function)
-        return pl.concat(self._ray.get([task.remote(p) for p in slices(frame)]), rechunk=False)
-
-    def close(self) -> None:
-        self._ray.shutdown()
-
-
-CONTENDERS: dict[str, tuple[str, Callable[[], Contender]]] = {
+CONTENDERS: dict[str, tuple[str, Callable[[Setting], Contender]]] = {
     "plain loop": ("polars", Loop),
     "pmap": ("polars", Pmap),
-    "pmap forkserver": ("polars", lambda: Pmap("forkserver")),
-    "pmap loky": ("loky", lambda: Pmap("loky")),
-    "pmap, by files": ("polars", lambda: Pmap(transport="file")),
-    "ProcessPoolExecutor(spawn)": ("polars", Executor),
+    "pmap forkserver": ("polars", partial(Pmap, backend="forkserver")),
+    "pmap loky": ("loky", partial(Pmap, backend="loky")),
+    "pmap, by files": ("polars", partial(Pmap, transport="file")),
+    "ProcessPoolExecutor(spawn)": ("polars", Processes),
     "loky": ("loky", Loky),
     "joblib": ("joblib", Joblib),
     "mpire": ("mpire", Mpire),
@@ -276,7 +141,9 @@ def compare(
                     times[kind][name].append(elapsed)
                 if kind == "new" and name.startswith("pmap"):
                     for what, whole in (("chained", result), ("call", small)):
-                        elapsed, _ = timed(lambda call=call, whole=whole: call(whole, out))
+                        elapsed, _ = timed(
+                            lambda call=call, whole=whole: call(whole, _functions.out)
+                        )
                         if number > 0:
                             times[what][name].append(elapsed)
                 del result
@@ -284,7 +151,7 @@ def compare(
 
 
 def check(name: str, kind: str, frame: pl.DataFrame, result: pl.DataFrame) -> None:
-    if not result.equals(Loop()(frame, FUNCTIONS[kind])):
+    if not result.equals(Loop(SETTING)(frame, FUNCTIONS[kind])):
         raise AssertionError(f"{name} gave a wrong result for {kind!r}")
 
 
@@ -293,24 +160,8 @@ def limits(size: int) -> None:
     source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
     copy = min(timed(lambda: np.copyto(target, source))[0] for _ in range(5))
     print(f"  one copy in memory        {copy * 1e3:9.1f} ms  {size / copy / 1e9:6.2f} GB/s")
-    pipe = min(timed(lambda: through_pipe(memoryview(source)))[0] for _ in range(2))
+    pipe = min(timed(lambda: through_pipe(source.data))[0] for _ in range(2))
     print(f"  the bytes through a pipe  {pipe * 1e3:9.1f} ms  {size / pipe / 1e9:6.2f} GB/s")
-
-
-def through_pipe(data: memoryview) -> None:
-    read, write = os.pipe()
-    reader = threading.Thread(target=drain, args=(read, len(data)))
-    reader.start()
-    while data:
-        data = data[os.write(write, data[: 1 << 20]) :]
-    reader.join()
-    os.close(read)
-    os.close(write)
-
-
-def drain(read: int, size: int) -> None:
-    while size:
-        size -= len(os.read(read, 1 << 20))
 
 
 def table(title: str, times: dict[str, list[float]], size: int) -> None:
@@ -325,52 +176,6 @@ def table(title: str, times: dict[str, list[float]], size: int) -> None:
 
 
 # Memory.
-
-
-class Peak(threading.Thread):
-    """The most that this process and all below it hold together, looked at now and then."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._over = threading.Event()
-        self.start_bytes = pss()
-        self.bytes = self.start_bytes
-
-    def run(self) -> None:
-        while not self._over.wait(SECONDS_BETWEEN_LOOKS):
-            self.bytes = max(self.bytes, pss())
-
-    def stop(self) -> int:
-        self._over.set()
-        self.join()
-        return self.bytes
-
-
-def pss() -> int:
-    """Proportional set size of this process and its descendants: bytes."""
-    return sum(map(pss_of, [os.getpid(), *descendants(os.getpid())]))
-
-
-def descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            pids = [int(child) for child in children.read_text().split()]
-        except OSError:
-            continue  # the thread has ended
-        for child in pids:
-            found += [child, *descendants(child)]
-    return found
-
-
-def pss_of(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        return 0  # it has ended
-    return 0
 
 
 def memory(kind: str, rows: int, names: list[str]) -> None:
@@ -395,7 +200,7 @@ def peak_of(call: Contender, frame: pl.DataFrame, function: Any) -> int:
     """Of one call on warm workers: bytes, the frame itself and the processes included."""
     call(frame.head(100_000), function)
     ctypes.CDLL(None).malloc_trim(0)
-    peak = Peak()
+    peak = Peak(os.getpid())
     peak.start()
     result = call(frame, function)
     most = peak.stop()
@@ -425,11 +230,11 @@ def main() -> None:
         return
     if arguments.peak:
         ((_, make),) = there.items()
-        call = make()
+        call = make(SETTING)
         print(peak_of(call, FRAMES[arguments.frame](arguments.rows), FUNCTIONS[arguments.peak]))
         call.close()
         return
-    pools = {name: make() for name, make in there.items()}
+    pools = {name: make(SETTING) for name, make in there.items()}
     kinds = FRAMES if arguments.sizes else [arguments.frame]
     try:
         for kind in kinds:

@@ -1,4 +1,4 @@
-"""The command ``python -m pmap``: a demo, and the version.
+"""The command ``python -m pmap``: a demo, benchmarks, and the version.
 
 There is no console script called ``pmap``, since Linux has a command of that name.
 """
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"polars-pmap {_version()}")
     elif options.command == "demo":
         return _demo(options.rows, options.backend, options.jobs)
+    elif options.command == "bench":
+        return _bench(options)
     else:
         parser.print_help()
     return 0
@@ -43,7 +45,28 @@ def _parser() -> argparse.ArgumentParser:
     every = "the backends to time (default: auto and all that run on this machine)"
     demo.add_argument("--backend", nargs="+", action="extend", metavar="NAME", help=every)
     demo.add_argument("--jobs", type=_workers, metavar="N", help="workers, as n_jobs")
+    _add_bench(commands.add_parser("bench", help="pmap beside what a user would pick instead"))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    add = bench.add_argument
+    add("--short", action="store_true", help="under three minutes: fewer contenders and rows")
+    add("--rows", type=_positive, metavar="N", help="rows of every frame")
+    add("--scale", type=float, default=1.0, metavar="X", help="a factor of each frame's rows")
+    add("--rounds", type=_positive, metavar="N", help="calls on warm workers")
+    add("--cold-rounds", type=_positive, metavar="N", help="first calls, each in a new process")
+    add("--jobs", type=_positive, metavar="N", help="workers of each contender (default: all CPUs)")
+    add("--workloads", nargs="+", default=[], metavar="NAME", help="these alone")
+    add(
+        "--contenders", nargs="+", default=[], metavar="NAME", help="these and the plain loop alone"
+    )
+    add("--curves-on", default="forkserver", metavar="NAME", help="the backend of the curves")
+    add("--timeout", type=float, default=600.0, metavar="S", help="seconds a contender may take")
+    add("--json", metavar="FILE", help="write all figures there")
+    add("--html", metavar="FILE", help="write a page with plots there")
+    add("--list", action="store_true", help="print the names of workloads and contenders, and stop")
+    add("--profile", action="store_true", help="print where pmap's own time goes instead")
 
 
 def _positive(text: str) -> int:
@@ -72,6 +95,25 @@ def _demo(rows: int | None, backends: Sequence[str] | None, jobs: int | None) ->
 
     try:
         return run(rows, backends, jobs)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from pmap._bench import _profile, _run  # noqa: PLC0415 - nobody else pays for them
+
+    if options.list:
+        workloads, contenders = _run.names_of_all()
+        print("workloads: ", ", ".join(workloads), "\ncontenders:", ", ".join(contenders))
+        return 0
+    try:
+        if options.profile:
+            _profile.profile(options.scale, options.jobs)
+            return 0
+        given = dict(vars(options))
+        for other in ("version", "command", "list", "profile"):
+            del given[other]
+        return _run.run(_run.Choice(workers=given.pop("jobs"), **given))
     except KeyboardInterrupt:
         return _INTERRUPTED
 

@@ -60,3 +60,21 @@ def polish(part):
     """Polars, and nothing else."""
     x = pl.col("x")
     return part.select(*((x + i).sin().cos().sort().alias(f"s{i}") for i in range(4))).head(3)
+
+
+def same(part):
+    return part
+
+
+def height(part):
+    return pl.DataFrame({"rows": [part.height]})
+
+
+def one_new_column(part):
+    return part.with_columns(c=pl.col("a") + 1)
+
+
+def noted(path, part):
+    with open(path, "a") as file:  # one short write, which no other can break apart
+        file.write(f"{part['b'][0]}\n")
+    return part

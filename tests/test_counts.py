@@ -1,0 +1,239 @@
+"""What a warm call does, counted: bytes copied, segments, messages, system calls, pickles, imports.
+
+Counts are the same on every machine, however busy it is, so they are asserted as they are. If one of
+them goes up, something has become slower, however little a clock would show of it; if it goes down,
+write the new one here. They are of the worker processes of pmap's own pool.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import polars as pl
+import pytest
+import workers
+
+import pmap
+
+PARTS = 8
+#: Each column of 8 bytes.
+COLUMNS = 2
+
+
+@pytest.fixture(params=["spawn", "forkserver"])
+def own_pool(request):
+    """A backend whose workers have pipes of pmap's own; two of them, warm, with pages that are kept."""
+    if request.param == "forkserver" and not sys.platform.startswith("linux"):
+        pytest.skip("forkserver needs Linux")
+    return request.param
+
+
+def frame_of(rows):
+    return pl.DataFrame({"a": np.arange(rows, dtype=float), "b": np.arange(rows)})
+
+
+def call(frame, function, backend, n_partitions=PARTS):
+    return pmap.map_partitions(
+        frame, function, n_partitions=n_partitions, backend=backend, n_jobs=2
+    )
+
+
+def warm(frame, function, backend, n_partitions=PARTS):
+    """Workers are there, have the function, and as many pages are kept as a call takes."""
+    for _ in range(3):
+        call(frame, function, backend, n_partitions)
+
+
+@contextmanager
+def counted(*functions):
+    """Count calls of functions (owner, name) as long as the block lasts."""
+    counts = Counter()
+
+    def counting(function, name):
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as stack:
+        for owner, name in functions:
+            replacement = counting(getattr(owner, name), name)
+            stack.enter_context(mock.patch.object(owner, name, replacement))
+        yield counts
+
+
+def bytes_sent():
+    timings = pmap.last_report().timings
+    return timings["bytes_in"].sum(), timings["bytes_out"].sum()
+
+
+def system_calls_that_write():
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("syscw:"))
+
+
+def no_system_calls_are_counted():
+    return not Path("/proc/self/io").exists()
+
+
+# Bytes.
+
+
+def test_of_a_large_frame_each_byte_is_copied_once(own_pool):
+    rows = 400_000
+    call(frame_of(rows), workers.height, own_pool)
+    assert bytes_sent()[0] == rows * 8 * COLUMNS
+
+
+def test_of_a_slice_only_its_rows_are_copied(own_pool):
+    call(frame_of(400_000).slice(80_000, 80_000), workers.height, own_pool)
+    assert bytes_sent()[0] == 80_000 * 8 * COLUMNS
+
+
+def test_of_a_result_only_what_is_new_is_copied(own_pool):
+    rows = 400_000
+    out = call(frame_of(rows), workers.one_new_column, own_pool)
+    assert out.width == COLUMNS + 1
+    assert bytes_sent() == (rows * 8 * COLUMNS, rows * 8)
+
+
+def test_a_result_is_not_copied_when_it_is_mapped_again(own_pool):
+    rows = 400_000
+    doubled = call(frame_of(rows), workers.double, own_pool)
+    assert bytes_sent() == (rows * 8 * COLUMNS, rows * 8 * COLUMNS)
+    again = call(doubled, workers.same, own_pool)
+    assert bytes_sent() == (0, 0)
+    assert again.equals(doubled)
+
+
+def test_a_shared_frame_is_not_copied(own_pool):
+    call(pmap.share(frame_of(400_000)), workers.same, own_pool)
+    assert bytes_sent() == (0, 0)
+
+
+# Segments, messages and system calls.
+
+
+def test_a_warm_call_makes_one_segment_and_sends_a_message_a_partition(own_pool):
+    frame = frame_of(400_000)
+    warm(frame, workers.height, own_pool)
+    with counted(
+        (os, "memfd_create"),
+        (mmap, "mmap"),
+        (Connection, "send_bytes"),
+        (Connection, "recv_bytes"),
+    ) as counts:
+        call(frame, workers.height, own_pool)
+    # The one segment, and the one mapping, are of the board on which workers write what they run.
+    assert counts == {"memfd_create": 1, "mmap": 1, "send_bytes": PARTS, "recv_bytes": PARTS}
+
+
+@pytest.mark.skipif(no_system_calls_are_counted(), reason="the kernel counts no system calls here")
+@pytest.mark.parametrize("n_partitions", [8, 200])
+def test_a_small_partition_costs_two_system_calls_that_write(own_pool, n_partitions):
+    frame = frame_of(2_000)
+    warm(frame, workers.same, own_pool, n_partitions)
+    before = system_calls_that_write()
+    call(frame, workers.same, own_pool, n_partitions)
+    # A message, and the name of the segment that its reply may fill; once a call, the board's name.
+    assert system_calls_that_write() - before == 2 * n_partitions + 1
+
+
+@pytest.mark.skipif(no_system_calls_are_counted(), reason="the kernel counts no system calls here")
+def test_a_large_partition_costs_a_write_more_for_each_column(own_pool):
+    frame = frame_of(400_000)
+    warm(frame, workers.height, own_pool)
+    before = system_calls_that_write()
+    call(frame, workers.height, own_pool)
+    assert system_calls_that_write() - before == (3 + COLUMNS) * PARTS + 1
+
+
+# Pickles.
+
+
+class Counting:
+    """A function that counts how often it is pickled."""
+
+    pickled = 0
+
+    def __call__(self, part):
+        return part
+
+    def __reduce__(self):
+        Counting.pickled += 1
+        return Counting, ()
+
+
+@pytest.mark.parametrize("n_partitions", [2, 50])
+def test_the_function_is_pickled_once_a_call(process_backend, n_partitions):
+    Counting.pickled = 0
+    call(frame_of(1_000), Counting(), process_backend, n_partitions)
+    assert Counting.pickled == 1
+
+
+# Calls of the function.
+
+
+@pytest.mark.parametrize("backend", ["auto", "spawn"])
+def test_the_function_is_called_once_a_partition(backend, tmp_path):
+    """Wherever it runs: each call writes the first of its rows."""
+    calls = tmp_path / "calls"
+    pmap.map_partitions(
+        frame_of(1_000),
+        partial(workers.noted, str(calls)),
+        n_partitions=PARTS,
+        backend=backend,
+        n_jobs=2,
+    )
+    firsts = sorted(int(line) for line in calls.read_text().split())
+    assert firsts == [125 * index for index in range(PARTS)]
+
+
+# Imports.
+
+#: Of what Polars has not imported by itself, all that `import pmap` brings from outside the standard
+#: library. numpy, pyarrow, cloudpickle, joblib, loky, tqdm and distributed wait until they are needed.
+IMPORTED = {"pmap"}
+
+#: Modules of pmap's own that wait.
+LATER = {
+    *("pmap.__main__", "pmap.testing"),
+    *("pmap._bench", "pmap._checkpoint", "pmap._conformance", "pmap._demo"),
+}
+
+
+def modules_after(code):
+    program = f"import polars, sys; before = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.split())
+
+
+def test_import_brings_nothing_but_pmap():
+    found = {name.partition(".")[0] for name in modules_after("import pmap")}
+    assert found - set(sys.stdlib_module_names) == IMPORTED
+
+
+def test_import_leaves_out_what_only_some_calls_need():
+    found = modules_after("import pmap")
+    folder = Path(pmap.__file__).parent
+    ours = {
+        ".".join(("pmap", *path.relative_to(folder).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        )
+        for path in folder.rglob("*.py")
+    }
+    waiting = {".".join(name.split(".")[:2]) for name in ours - found}
+    assert waiting == LATER
