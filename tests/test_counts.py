@@ -208,6 +208,8 @@ IMPORTED = {"pmap"}
 
 #: Modules of pmap's own that wait.
 LATER = {
+    "pmap._advice",
+    "pmap._joblib",
     *("pmap.__main__", "pmap.testing"),
     *("pmap._bench", "pmap._checkpoint", "pmap._conformance", "pmap._demo"),
 }
