@@ -46,6 +46,8 @@ class TestDask(BackendConformance):
     backend = "dask"
 
 
+# A task that is cancelled in the moment in which loky sends it: its thread ends with a KeyError.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.once
 class TestJoblib(BackendConformance):
     backend = "joblib"

@@ -43,7 +43,11 @@ def run(suite, module, **variables):
     )
 
 
-@pytest.mark.parametrize("module", MODULES)
+#: Under a minute together; but CI has them run by themselves, before the suite.
+SHORT = [pytest.param(module, marks=pytest.mark.slow) for module in MODULES[:2]] + [MODULES[2]]
+
+
+@pytest.mark.parametrize("module", SHORT)
 def test_what_joblib_expects_of_a_backend(suite, module):
     done = run(suite, module, SHORT="1")
     assert done.returncode == 0, done.stdout[-8000:]

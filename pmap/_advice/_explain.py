@@ -18,8 +18,9 @@ from pmap._advice._sample import sample, with_key_mates
 from pmap._advice._substitute import NOTHING, Native, find_native
 from pmap._advice._verdict import Verdict, judge
 from pmap._config import resolve
+from pmap._figures import figures
 from pmap._function import instantiate, name_of
-from pmap._plan import requested_workers
+from pmap._plan import default_process_backend, requested_workers
 from pmap._resources import cpu_count
 
 if TYPE_CHECKING:
@@ -298,7 +299,8 @@ def _facts(found: _Findings) -> list[str]:
     if found.last is not None and found.last.error is not None:
         facts.append(_raised(found))
     if not is_warm(requested_workers(resolve().n_jobs, cpu_count())[0]):
-        facts.append("No workers are running: starting them is taken to be 0.5 s.")
+        starting = figures.start_seconds(default_process_backend()[0])
+        facts.append(f"No workers are running: starting them takes about {starting:.1f} s.")
     return facts + found.facts
 
 
