@@ -412,6 +412,11 @@ def _name(function):
 @pytest.mark.parametrize("function", SAFE, ids=_name)
 def test_what_is_proven_is_safe(df, function):
     found = pmap.explain(df, function)
+    if (
+        function is chain and int(pl.__version__.partition(".")[0]) < 2
+    ):  # it collects in a way unknown
+        assert found.partition_safe != "no", str(found)
+        return
     assert found.partition_safe == "yes", str(found)
 
 

@@ -37,15 +37,24 @@ def _node_of(function: FunctionType) -> ast.Lambda | ast.FunctionDef | None:
     found = _parsed(text)
     if found is None or not any(_is_same(code, other) for other in found[1]):
         return None  # the file says something else by now
-    starts = {(line, column) for line, _, column, _ in code.co_positions()}
     for node in found[0]:
-        body = node.body if isinstance(node, ast.Lambda) else node.body[-1]
         is_lambda = isinstance(node, ast.Lambda)
         if node.lineno != code.co_firstlineno or is_lambda != (code.co_name == "<lambda>"):
             continue
-        if not is_lambda or (body.lineno, body.col_offset) in starts:
+        if not isinstance(node, ast.Lambda) or _places(code) == _places_of(node):
             return node
     return None
+
+
+def _places(code: CodeType) -> set[tuple[int | None, ...]]:
+    """Where in its file the code stands; what is the same for closures and others."""
+    return {place for place in code.co_positions() if None not in place}
+
+
+def _places_of(node: ast.Lambda) -> set[tuple[int | None, ...]]:
+    """Of a lambda by itself: several may begin in the same line."""
+    whole = compile(ast.Expression(body=node), "<pmap>", "eval", dont_inherit=True)
+    return next(_places(code) for code in _codes(whole) if code.co_name == "<lambda>")
 
 
 @functools.lru_cache(maxsize=4)
