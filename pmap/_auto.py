@@ -34,9 +34,9 @@ __all__ = ["Ahead", "Gate", "Judge"]
 
 #: What must be saved at least to leave the caller: of what is left, and seconds.
 _LEAST_SHARE, _LEAST_SECONDS = 0.05, 0.002
-#: What has to be seen of the function before it is judged, and while the first partition runs,
-#: which may begin in another manner than it goes on. Seconds.
-_ENOUGH_SECONDS, _ENOUGH_OF_ONE = 0.01, 0.05
+#: What has to be seen of the function before it is judged; and while the first partition runs, which
+#: may begin in another manner than it goes on, unless it keeps no CPU busy. Seconds; cores.
+_ENOUGH_SECONDS, _ENOUGH_OF_ONE, _IDLE_CORES = 0.01, 0.05, 0.2
 #: Modules that may come in while a partition runs; what imports more says nothing about the next.
 _IMPORTS_BY_THE_WAY = 2
 #: A share below is not worth a word.
@@ -112,15 +112,16 @@ class Judge:
 
     def _decide(self, usage: Usage, seen: int, done: int) -> None:
         """By what was used for the rows `seen`, when so many are `done`."""
-        enough = _ENOUGH_SECONDS if self._usages else _ENOUGH_OF_ONE
-        if self.choice is not None or not self.may_leave or usage.wall < enough:
+        if self.choice is not None or not self.may_leave or usage.wall < _ENOUGH_SECONDS:
             return
         self._left = self._seconds_left(usage.wall, seen, done)
         caller = _Way("the caller", self._left)
         self._ways = [caller, *self._elsewhere(usage, self._left)]
         best = min(self._ways, key=lambda way: way.seconds)
         least = max(_LEAST_SECONDS, _LEAST_SHARE * self._left)
-        if caller.seconds - best.seconds > least:
+        idle = usage.cores < _IDLE_CORES
+        hasty = not self._usages and usage.wall < _ENOUGH_OF_ONE and not idle
+        if caller.seconds - best.seconds > least and not hasty:
             self.choice = best.name
 
     def _seconds_left(self, seconds: float, seen: int, done: int) -> float:
