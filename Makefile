@@ -9,6 +9,8 @@ PYTHON ?= python3
 ARGS =
 # What other Pythons and the lowest versions run: CORE="not slow" is the whole suite.
 CORE = not slow and not once
+# What a target runs that is not the whole suite. ARGS reach every make below this one by themselves.
+CHOSEN =
 # Seconds that a slow test may take.
 SLOW_SECONDS = 900
 
@@ -65,17 +67,17 @@ bench: .envs/bench/.wheel  ## pmap beside what you would use instead, to build/b
 		--json bench.json --html bench.html $(ARGS)
 
 test: environment $(SUITE)/.unpacked  ## the whole suite but the slow tests, against the built wheel
-	@cd $(SUITE) && $(BIN)/pytest $(ARGS)
+	@cd $(SUITE) && $(BIN)/pytest $(CHOSEN) $(ARGS)
 
 test-slow:  ## the tests marked slow: minutes each
-	@$(MAKE) --no-print-directory test ARGS='-m slow --timeout $(SLOW_SECONDS) \
-		-o faulthandler_timeout=$(SLOW_SECONDS) $(ARGS)'
+	@$(MAKE) --no-print-directory test \
+		CHOSEN='-m slow --timeout $(SLOW_SECONDS) -o faulthandler_timeout=$(SLOW_SECONDS)'
 
 test-lowest:  ## the core suite with Python 3.11 and the lowest version of every dependency
 	@if python=$$($(PYTHON) tools/find_python.py 3.11); then \
 		mkdir -p build && $(PYTHON) tools/lowest.py > build/lowest.txt && \
 		$(MAKE) --no-print-directory test PYTHON="$$python" VENV=.envs/lowest \
-			CONSTRAINTS='--constraint build/lowest.txt' ARGS='-m "$(CORE)" $(ARGS)'; \
+			CONSTRAINTS='--constraint build/lowest.txt' CHOSEN='-m "$(CORE)"'; \
 	else \
 		echo "skipped: no Python 3.11 here"; \
 	fi
@@ -87,7 +89,7 @@ test-pythons:  ## the core suite on every other Python, 3.11 to 3.14, that this 
 		elif ! $(MAKE) --no-print-directory environment PYTHON="$$python"; then \
 			echo "WARNING: not tested on Python $$version: see above what could not be installed"; \
 		else \
-			$(MAKE) --no-print-directory test PYTHON="$$python" ARGS='-m "$(CORE)" $(ARGS)' || exit 1; \
+			$(MAKE) --no-print-directory test PYTHON="$$python" CHOSEN='-m "$(CORE)"' || exit 1; \
 		fi; \
 	done
 
