@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["start_helper"]
+__all__ = ["start_helper", "start_unseen"]
 
 
 def start_helper(
@@ -24,3 +25,12 @@ def start_helper(
         thread.start()
         return thread
     return None
+
+
+def start_unseen(target: Callable[[], object]) -> None:
+    """Run `target` in a thread that nobody waits for, not even until it is there; or not at all.
+
+    `Thread.start` waits until the thread runs, which on a busy machine takes a millisecond.
+    """
+    with contextlib.suppress(RuntimeError):
+        _thread.start_new_thread(target, ())

@@ -35,13 +35,17 @@ class Blame:
         How many partitions there are, if that is known.
     backend
         Its name.
+    elsewhere
+        Whether its workers are processes, which the kernel may end.
     """
 
-    def __init__(self, options: Options, count: int | None, backend: str) -> None:
+    def __init__(
+        self, options: Options, count: int | None, backend: str, *, elsewhere: bool
+    ) -> None:
         self._options = options
         self._of = "" if count is None else f" of {count}"
         self._backend = backend
-        self._kills = memory_kills()
+        self._kills = memory_kills() if elsewhere else None
 
     def _where(self, flight: Flight) -> str:
         part = flight.partition

@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pmap._advice import _run
-from pmap._auto import Ahead, Gate, Judge
+from pmap._auto import Ahead, Gate
 from pmap._context import PartitionInfo
 from pmap._failed import FailedPartition, attach
 from pmap._forkguard import note_fork_default, refuse_fork, start_method_of
 from pmap._function import check_picklable, name_of
-from pmap._gauge import Looker
 from pmap._interrupts import Stack
+from pmap._judge import Judge
 from pmap._leg import Leg
+from pmap._looker import Looker
 from pmap._plan import Plan, default_process_backend, plan_workers, requested_workers
 from pmap._progress import Progress
 from pmap._report import Report, remember
@@ -164,7 +165,8 @@ class Call:
         if not self._is_auto:
             yield from self._run(stack, self._leg(self._target), ordered=ordered)
             return
-        judge = Judge(self._spec, self._rows_left(), self._work.total)
+        finished = 0 if self._checkpoint is None else self._checkpoint.rows
+        judge = Judge(self._work, finished, self._spec)
         gate = Gate(self._work.partitions)
         ahead = Ahead(self._leg, gate, may_begin=self._may_begin_ahead)
         stack.callback(ahead.close)
@@ -177,7 +179,10 @@ class Call:
         self._explain(judge)
         if gate.is_exhausted or judge.choice is None:
             return
-        yield from self._run(stack, ahead.take(), ordered=ordered)
+        for outcome in self._run(stack, ahead.take(), ordered=ordered):
+            judge.note_elsewhere(outcome)
+            yield outcome
+        judge.learn()
 
     @property
     def _may_begin_ahead(self) -> bool:
@@ -200,12 +205,6 @@ class Call:
         looker = Looker(look)
         stack.callback(looker.close)
         return looker
-
-    def _rows_left(self) -> int | None:
-        """Of the whole job; what is finished does not have to be run."""
-        if self._work.rows is None or self._checkpoint is None:
-            return self._work.rows
-        return self._work.rows - self._checkpoint.rows
 
     def _explain(self, judge: Judge) -> None:
         why = (judge.reason, *(self._why if judge.choice else ()), *self._resumed)

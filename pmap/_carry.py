@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pmap._board import Entry, Place
     from pmap._config import Options
-    from pmap._gauge import Looker
+    from pmap._looker import Looker
     from pmap._partition import Partition
     from pmap._segment import Segment
     from pmap._transport import Lent

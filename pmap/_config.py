@@ -175,8 +175,9 @@ def _check_names(options: Mapping[str, Any]) -> None:
 
 def _from_environment() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for variable, text in os.environ.items():
+    for variable in os.environ:  # without values, whose decoding takes as long again
         if variable.startswith(_PREFIX):
+            text = os.environ[variable]
             name = variable[len(_PREFIX) :].lower()
             if name not in _NAMES:
                 near = nearest(variable, [_PREFIX + n.upper() for n in _NAMES])

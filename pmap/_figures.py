@@ -24,6 +24,9 @@ _PROBE_BYTES = 4 << 20
 _WORTH_NOTING = 1 << 20
 #: Weight of the newest measurement.
 _NEWEST = 0.5
+#: Workers may be found so many times slower than the caller was alone, and after so many seconds half
+#: of that is forgotten: neighbours of a machine come and go.
+_MOST_SLOWDOWN, _HALF_LIFE = 2.0, 60.0
 
 
 class Figures:
@@ -33,10 +36,24 @@ class Figures:
         self._lock = threading.Lock()
         self._start: dict[str, float] = {}
         self._bytes_per_second: float | None = None
+        self._slowdown, self._slowdown_noted = 1.0, 0.0
 
     def start_seconds(self, backend: str) -> float:
         """Seconds until new workers of a backend are ready."""
         return self._start.get(backend, _USUAL_START.get(backend, 1.0))
+
+    def knows_start(self, backend: str) -> bool:
+        """Whether workers of a backend were started here before."""
+        return backend in self._start
+
+    @property
+    def slowdown(self) -> float:
+        """How many times longer a function takes in a worker beside others than in the caller alone.
+
+        CPUs share caches, memory and, often, cores: two of them seldom do twice as much as one.
+        """
+        kept: float = 0.5 ** ((time.monotonic() - self._slowdown_noted) / _HALF_LIFE)
+        return 1.0 + (self._slowdown - 1.0) * kept
 
     def call_seconds(self, backend: str) -> float:
         """Seconds that a call costs at least on workers that are there."""
@@ -55,6 +72,14 @@ class Figures:
         with self._lock:
             before = self._start.get(backend, seconds)
             self._start[backend] = before + _NEWEST * (seconds - before)
+
+    def note_slowdown(self, times: float) -> None:
+        """The function took so many times longer in workers."""
+        with self._lock:
+            now = self.slowdown
+            found = min(_MOST_SLOWDOWN, max(1.0, times))
+            self._slowdown = now + _NEWEST * (found - now)
+            self._slowdown_noted = time.monotonic()
 
     def note_moved(self, n_bytes: int, seconds: float) -> None:
         """A call moved so many bytes in so much time of the caller and of each worker."""

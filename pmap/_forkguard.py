@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from pmap._gauge import pool_threads
+from pmap._clocks import pool_threads
 from pmap._warn import warn
 from pmap.errors import ForkRefusedError
 

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
     Pickle = TypeVar("Pickle")
 
-__all__ = ["check_picklable", "dump_function", "instantiate", "name_of", "send_main_along"]
+__all__ = [
+    "check_picklable",
+    "dump_function",
+    "instantiate",
+    "name_of",
+    "parts_of",
+    "send_main_along",
+]
 
 _MAX_DEPTH = 4
 #: Bytes after which a pickle that went well so far is taken to go well.
 _ENOUGH = 1024 * 1024
 #: Packages whose objects are data: not pickled only to see whether that would work.
-_BULKY = frozenset({"polars", "numpy", "pyarrow", "pandas", "scipy"})
+BULKY = frozenset({"polars", "numpy", "pyarrow", "pandas", "scipy"})
 
 
 #: Those that were found to pickle: to find it out takes half a millisecond.
@@ -116,7 +123,7 @@ def _check_picklable(function: object) -> None:
 
     class Checker(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj).__module__.partition(".")[0] in _BULKY:
+            if type(obj).__module__.partition(".")[0] in BULKY:
                 return str, ()  # data, whose pickling is known to work
             cached = reduce_cached(obj)
             if cached is not NotImplemented:
@@ -153,7 +160,7 @@ def _type_name(value: object) -> str:
 def _culprit(value: object, path: str, depth: int) -> tuple[str, object]:
     """The innermost reachable part that does not pickle by itself."""
     if depth < _MAX_DEPTH:
-        for name, part in _parts(value):
+        for name, part in parts_of(value):
             if not _pickles(part):
                 return _culprit(part, f"{name} of {path}", depth + 1)
     return path, value
@@ -169,7 +176,7 @@ def _pickles(value: object) -> bool:
     return True
 
 
-def _parts(value: object) -> Iterator[tuple[str, object]]:
+def parts_of(value: object) -> Iterator[tuple[str, object]]:
     """What pickling `value` pickles along with it, by the name a user knows it by."""
     if isinstance(value, types.MethodType):
         yield "the instance", value.__self__

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pmap._carry import Carrier
     from pmap._checkpoint import Checkpoint
     from pmap._config import Options
-    from pmap._gauge import Looker
+    from pmap._looker import Looker
     from pmap._partition import Partition
     from pmap._plan import Plan
     from pmap._schedule import Access, Outcome

@@ -120,7 +120,8 @@ class Run:
         self._access = access
         self._options = options
         self._keep = keep
-        self._blame = Blame(options, count, access.name)
+        elsewhere = access.backend.capabilities.locality is not Locality.PROCESS
+        self._blame = Blame(options, count, access.name, elsewhere=elsewhere)
         self._watch = Watch(carrier, options)
         self._pieces = Pieces()
         self._window = window_of(access.backend)

@@ -24,6 +24,7 @@ from pmap._background import start_helper
 from pmap._context import PartitionInfo, depth, running
 from pmap._function import instantiate
 from pmap._gauge import Gauge, Usage
+from pmap._looker import QUICK_LOOKS, Looker
 from pmap._output import Recorder
 from pmap._standard import keep_open
 from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error, digest_of
@@ -109,7 +110,8 @@ class _Jobs:
 
     def _get(self, ref: JobRef) -> _Ready:
         if ref.digest not in self._ready:
-            self._ready[ref.digest] = _Ready(self._load(ref), Gauge(alone=True))
+            gauge = Gauge(alone=True, looker=Looker(most=QUICK_LOOKS))
+            self._ready[ref.digest] = _Ready(self._load(ref), gauge)
             while len(self._ready) > _KEPT_JOBS:
                 self._ready.popitem(last=False)
         self._ready.move_to_end(ref.digest)

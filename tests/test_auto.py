@@ -5,17 +5,21 @@ What it takes beside the best choice is measured by benchmarks/regret.py.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
 import time
 
+import numpy as np
 import polars as pl
 import pytest
 import workers
 
 import pmap
 from pmap import _plan
+from pmap._figures import Figures
+from pmap._weight import pickling_seconds
 
 SMALL = pl.DataFrame({"x": range(1000)})
 LARGE = pl.DataFrame({"x": range(2_000_000)})
@@ -44,6 +48,19 @@ class TestWhereItGoes:
 
     def test_who_computes_without_the_gil_goes_to_threads(self):
         assert backend_of(workers.digest) == "threads"
+
+    def test_many_short_system_calls_do_not_go_to_threads(self):
+        """Each gives the GIL away and takes it back: threads wait for one another."""
+
+        def read(part):
+            for _ in range(8000):
+                with open("/proc/self/stat", "rb") as file:
+                    file.read()
+            return part
+
+        pmap.map_partitions(SMALL, workers.double, backend=_plan.default_process_backend()[0])
+        assert backend_of(read) != "threads"
+        assert "in the kernel" in str(pmap.last_report().plan)
 
     def test_polars_stays_in_the_caller(self):
         assert backend_of(workers.polish, LARGE) == "serial"
@@ -191,3 +208,38 @@ class TestTheReport:
         pmap.map_partitions(LARGE, workers.polish, backend="forkserver", n_jobs=2)
         timings = pmap.last_report().timings.drop_nulls("pool_seconds")
         assert timings["pool_seconds"].sum() > 0.5 * timings["cpu_seconds"].sum()
+
+
+class TestWhatAFunctionWeighs:
+    """A large dictionary in the closure is pickled; what else is large is copied, or sent by name."""
+
+    def test_large_containers(self):
+        table = {number: str(number) for number in range(200_000)}
+        assert 0.001 < pickling_seconds(lambda part: table) < 10
+        assert pickling_seconds(functools.partial(workers.double, {"deep": [table]})) > 0.001
+
+    def test_nothing_else(self):
+        frame, small = pl.DataFrame({"x": range(200_000)}), dict.fromkeys(range(100))
+        assert pickling_seconds(lambda part: (frame, small, np.random)) == 0
+        assert pickling_seconds(workers.double) == 0
+
+    def test_keeps_little_work_here(self, two_cpus):
+        table = {number: str(number) for number in range(2_000_000)}
+        pmap.map_partitions(SMALL, workers.double, backend=_plan.default_process_backend()[0])
+
+        def look_up(part):
+            end = time.thread_time() + 0.02
+            while time.thread_time() < end:
+                table.get(part.height)
+            return part
+
+        assert backend_of(look_up) == "serial"
+
+
+def test_slow_workers_are_remembered_for_a_while(monkeypatch):
+    figures, now = Figures(), time.monotonic()
+    assert figures.slowdown == 1
+    figures.note_slowdown(1.8)
+    assert 1.3 < figures.slowdown < 1.5
+    monkeypatch.setattr(time, "monotonic", lambda: now + 3600)
+    assert figures.slowdown < 1.01

@@ -33,8 +33,8 @@ _SEEN_ENOUGH = 0.05
 _LEAST_SAVING = 0.3
 #: The same for Polars' own work, which has no business in other processes.
 _LEAST_SAVING_BY_POLARS = 0.1
-#: Shares: of the CPU time in Polars' pool; of the time with the GIL; of the time asleep.
-_NATIVE, _WITH_GIL, _ASLEEP = 0.7, 0.15, 0.8
+#: Shares: of the CPU time in Polars' pool; of the time with the GIL or in the kernel; asleep.
+_NATIVE, _ALONE, _ASLEEP = 0.7, 0.15, 0.8
 #: Of the bytes that were sent, those that nobody looked at.
 _UNUSED = 0.5
 #: Of the run's time, spent on moving data, from which on that is worth a word.
@@ -162,13 +162,13 @@ def _frees_the_gil(run: Run) -> str | None:
     if run.locality is not Locality.MACHINE or usage.wall < _SEEN_ENOUGH:
         return None
     waits = (usage.blocked_share or 0.0) >= _ASLEEP
-    free = usage.held_share is not None and usage.held_share <= _WITH_GIL
+    free = usage.alone_share is not None and usage.alone_share <= _ALONE
     if not (waits or free) or not run.saves(run.in_function / run.n_workers):
         return None
     what = (
         f"waits ({usage.blocked_share:.0%} of its time)"
         if waits
-        else f"computes without the GIL (it was free at {1 - (usage.held_share or 0):.0%} of the looks)"
+        else f"computes without the GIL ({1 - (usage.alone_share or 0):.0%} of its time)"
     )
     return f"It {what}: backend='threads' is as fast, starts at once and moves nothing"
 

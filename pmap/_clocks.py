@@ -1,0 +1,112 @@
+"""What the system knows of the time of threads: on a CPU, in the kernel, waiting for a CPU.
+
+Mostly from `/proc/self/task`, so that one thread can ask about another while that one runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "READABLE",
+    "cpu_clock",
+    "pool_seconds",
+    "pool_threads",
+    "system_seconds",
+    "voluntary_switches",
+    "waited_seconds",
+]
+
+#: Whether one thread can read another's CPU time.
+READABLE = hasattr(time, "pthread_getcpuclockid")
+
+_POOL_THREAD = re.compile(r"polars-\d+")
+#: In a line of `stat`, of what comes after the name: ticks in the kernel.
+_SYSTEM_TICKS = 12
+
+
+def cpu_clock() -> Callable[[], float]:
+    """What reads the CPU seconds of the calling thread, from others too if they are `READABLE`."""
+    if not READABLE:
+        return time.thread_time
+    clock = time.pthread_getcpuclockid(threading.get_ident())
+    return lambda: time.clock_gettime(clock)
+
+
+def waited_seconds(thread: int) -> float | None:
+    """Seconds that a thread was ready to run and no CPU was free; ``None`` where nobody tells."""
+    text = _read(f"/proc/self/task/{thread}/schedstat")
+    return None if text is None else int(text.split()[1]) / 1e9
+
+
+def system_seconds(thread: int) -> float | None:
+    """Seconds that a thread was on a CPU in the kernel, to a hundredth; ``None`` where nobody tells."""
+    text = _read(f"/proc/self/task/{thread}/stat")
+    if text is None:
+        return None
+    ticks = int(text.rpartition(b")")[2].split()[_SYSTEM_TICKS])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, 1000)
+    finally:
+        os.close(fd)
+
+
+def voluntary_switches() -> int | None:
+    """How often the calling thread has given up its CPU to wait; ``None`` where nobody tells."""
+    try:
+        import resource  # noqa: PLC0415  POSIX only
+    except ImportError:
+        return None
+    of_thread = getattr(resource, "RUSAGE_THREAD", None)  # Linux
+    return None if of_thread is None else resource.getrusage(of_thread).ru_nvcsw
+
+
+def pool_threads() -> list[int]:
+    """Native ids of the threads of Polars' pool; none where threads can not be listed."""
+    try:
+        tasks = os.listdir("/proc/self/task")
+    except OSError:
+        return []
+    return [int(task) for task in tasks if _POOL_THREAD.fullmatch(_name_of(task))]
+
+
+def _name_of(task: str) -> str:
+    try:
+        with open(f"/proc/self/task/{task}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""  # it has ended meanwhile
+
+
+_pool: tuple[int, list[int]] = (0, [])  # of which process, and its threads
+
+
+def pool_seconds() -> float | None:
+    """CPU seconds of Polars' pool so far; ``None`` where nobody tells."""
+    global _pool  # noqa: PLW0603  the pool's threads stay the same
+    if _pool[0] != os.getpid() or not _pool[1]:
+        _pool = (os.getpid(), pool_threads())
+    try:
+        return sum(time.clock_gettime(_clock_of(thread)) for thread in _pool[1])
+    except OSError:
+        return None
+
+
+def _clock_of(thread: int) -> int:
+    """The CPU clock of any thread of this process, as Linux numbers it (what glibc makes too)."""
+    return (~thread << 3) | 6

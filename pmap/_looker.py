@@ -1,0 +1,130 @@
+"""Looks at a function while it runs, from a thread beside it, for how much of its time it has the GIL.
+
+Who computes with the GIL makes others wait for it. So a thread sleeps a little, again and again,
+and counts how often it could not go on at once. Waiting for the GIL gives up the CPU, as sleeping
+does, and the system counts that for each thread: a wait too much is a wait for the GIL, however
+busy the machine is. Where nobody counts, what comes too late has waited.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from pmap._background import start_unseen
+from pmap._clocks import READABLE, voluntary_switches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pmap._gauge import Usage
+
+    #: What a look took, in seconds, and whether it had to wait for the GIL.
+    Look = tuple[float, bool]
+
+__all__ = ["QUICK_LOOKS", "Clocks", "Looker"]
+
+#: Looks that come quickly one after the other, to learn what the function does.
+QUICK_LOOKS = 12
+#: Seconds between quick looks, and at most between later ones.
+_QUICK, _SLOW = 0.001, 0.1
+#: A look that is so much too late has waited for the GIL, where waits are not counted. Seconds.
+_LATE = 0.0015
+
+
+class Clocks(Protocol):
+    """Of a call that goes on; other threads may read them."""
+
+    def read(self) -> Usage:
+        """What was used so far."""
+        ...
+
+
+class Looker:
+    """A thread that looks now and then at what another one does.
+
+    Parameters
+    ----------
+    on_look
+        Called after each look with what the call that goes on has used; ``True`` ends the looking.
+    most
+        Looks, after which it ends.
+    """
+
+    def __init__(
+        self, on_look: Callable[[Usage], bool] | None = None, most: int | None = None
+    ) -> None:
+        self._on_look = on_look
+        self._most = most
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._clocks: Clocks | None = None
+        self._seen: list[Look] = []
+        self._n_looks = 0
+        self._started = False
+
+    def begin(self, clocks: Clocks) -> None:
+        """A call begins."""
+        with self._lock:
+            self._seen, self._clocks = [], clocks
+        if not self._started and READABLE:
+            self._started = True
+            start_unseen(self._watch)
+
+    def end(self, usage: Usage) -> Usage:
+        """The call is over: what it used, and what was seen of it."""
+        with self._lock:
+            self._clocks = None
+            if self._most is not None:
+                self._over.set()
+            seen = self._seen
+        return _with_looks(usage, seen)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        pause = _QUICK
+        while self._most is None or self._n_looks < self._most:
+            clocks, nap = self._clocks, _Nap()
+            if self._over.wait(pause):
+                return
+            look = nap.end(pause)
+            self._n_looks += 1
+            if self._n_looks > QUICK_LOOKS:
+                pause = min(_SLOW, 1.5 * pause)
+            usage = self._note(clocks, look)
+            if usage is not None and self._on_look is not None and self._on_look(usage):
+                return
+
+    def _note(self, clocks: Clocks | None, look: Look) -> Usage | None:
+        """What the call has used, if the same one went on during the whole look."""
+        with self._lock:
+            if clocks is None or clocks is not self._clocks:
+                return None
+            self._seen.append(look)
+            seen = self._seen.copy()
+        return _with_looks(clocks.read(), seen)
+
+
+def _with_looks(usage: Usage, seen: list[Look]) -> Usage:
+    """By time, not by number: a look that waits takes longer, so that there are fewer of them."""
+    late = sum(seconds for seconds, has_waited in seen if has_waited)
+    return usage._replace(looks=len(seen), looked=sum(seconds for seconds, _ in seen), late=late)
+
+
+class _Nap:
+    """A short sleep, and whether it ended with a wait for the GIL."""
+
+    def __init__(self) -> None:
+        self._switches = voluntary_switches()
+        self._began = time.perf_counter()
+
+    def end(self, pause: float) -> Look:
+        """After so many seconds of sleep, for which the CPU is given up once."""
+        seconds = time.perf_counter() - self._began
+        if self._switches is None:
+            return seconds, seconds - pause > _LATE
+        return seconds, (voluntary_switches() or 0) - self._switches > 1
