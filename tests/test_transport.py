@@ -112,6 +112,11 @@ def buffers(frame):
     ]
 
 
+def n_buffers(frame):
+    chunks = frame.to_arrow(compat_level=pl.CompatLevel.newest()).column(0).chunks
+    return pl.DataFrame({"n": [sum(len(chunk.buffers()) for chunk in chunks)]})
+
+
 def lies_in(frame, other):
     """Whether all that `frame` consists of are parts of `other`."""
     return all(
@@ -307,6 +312,17 @@ def test_of_scattered_strings_their_bytes_travel_alone(road):
     )
     assert_frame_equal(one, few.head(3_000))
     assert moved()[1] < everything.estimated_size() / 2
+
+
+def test_strings_that_were_python_objects_travel_in_few_buffers(road):
+    """Polars has a buffer for every few of them, and a slice has those of the whole."""
+    frame = pl.DataFrame(
+        {"words": [[{"word": f"a word that no view holds itself: {i}"}] * 2 for i in range(20_000)]}
+    )
+    assert n_buffers(frame)["n"].item() > 1_000
+    result = pmap.map_partitions(frame, n_buffers, n_partitions=2)
+    assert result["n"].max() < 10
+    assert_frame_equal(pmap.map_partitions(frame, same, n_partitions=2), frame)
 
 
 def test_a_slice_of_a_large_result_does_not_bring_the_rest(road):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import polars as pl
 
 from pmap._dtypes import is_mappable
+from pmap._size import estimate
 from pmap._transport._nodes import describe, is_whole, rebuild
 from pmap._transport._parcel import Columns
 
@@ -34,6 +35,10 @@ __all__ = [
 
 #: Strings as Polars itself keeps them, so that nothing is converted.
 _NEWEST = pl.CompatLevel.newest()
+#: Buffers of a column that are taken one by one, however small they are.
+_FEW_BUFFERS = 64
+#: To take a buffer takes as long as to copy so many bytes.
+_BUFFER_BYTES = 8 * 1024
 
 
 class Trees(NamedTuple):
@@ -66,9 +71,31 @@ def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
     if table is None:
         plain = [name for name in plain if _to_arrow(frame, [name]) is not None]
         table = _to_arrow(frame, plain)
+    crumbs = [name for name in plain if _is_crumbs(frame, name, table.column(name))]
+    if crumbs:
+        frame = frame.with_columns(_in_one(frame.get_column(name)) for name in crumbs)
+        table = _to_arrow(frame, plain)
     arrays = [[describe(chunk, locate) for chunk in column.chunks] for column in table.columns]
     whole = len(plain) == frame.width
     return Trees(frame, table, arrays, None if whole else frame.drop(plain))
+
+
+def _is_crumbs(frame: pl.DataFrame, name: str, column: Any) -> bool:
+    """Whether a column is so many buffers that it is quicker to put them together than to send each.
+
+    Strings that were Python's have a buffer for every few of them.
+    """
+    n_buffers = sum(len(chunk.buffers()) for chunk in column.chunks)
+    return n_buffers > _FEW_BUFFERS and n_buffers * _BUFFER_BYTES > estimate(frame.select(name))
+
+
+def _in_one(column: pl.Series) -> pl.Series:
+    """The same column in buffers of its own, one of each sort; as it is, if Arrow would change it."""
+    column = column.rechunk()
+    # The oldest strings have their bytes in one buffer, in the order of their rows.
+    array = cast("Any", column.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    again = pl.Series(column.name, array)
+    return again if again.dtype == column.dtype else column
 
 
 def _to_arrow(frame: pl.DataFrame, columns: list[str]) -> Any:
