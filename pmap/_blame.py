@@ -45,7 +45,8 @@ class Blame:
         self._options = options
         self._of = "" if count is None else f" of {count}"
         self._backend = backend
-        self._kills = memory_kills() if elsewhere else None
+        # Reading it takes longer than a small task.
+        self._kills = memory_kills(now=False) if elsewhere else None
 
     def _where(self, flight: Flight) -> str:
         part = flight.partition

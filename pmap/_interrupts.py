@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Stack", "deferred", "give_way"]
 
+#: The module itself makes an enumeration of the answer, which takes ten times as long as all else
+#: at the beginning of such a step.
+_of_system: Any = getattr(signal, "_signal", signal)
+_getsignal: Callable[[int], Any] = _of_system.getsignal
+_SIGINT = int(signal.SIGINT)
+
 
 class _Deferred:
     """A reentrant context; of the main thread alone, since no other is interrupted.
@@ -61,13 +67,13 @@ class _Deferred:
             self._uninstall()
 
     def _install(self) -> None:
-        found = signal.getsignal(signal.SIGINT)
+        found = _getsignal(_SIGINT)
         if callable(found) and found != self._catch:
             self._handler = found
             signal.signal(signal.SIGINT, self._catch)
 
     def _uninstall(self) -> None:
-        if self._holders == 0 and signal.getsignal(signal.SIGINT) == self._catch:
+        if self._holders == 0 and _getsignal(_SIGINT) == self._catch:
             signal.signal(signal.SIGINT, self._handler)
 
     def _catch(self, _: int, frame: FrameType | None) -> None:

@@ -181,11 +181,19 @@ def memory_of(pid: int) -> Memory | None:
     return Memory(resident, resident - shared)
 
 
-def memory_kills() -> int | None:
+def memory_kills(*, now: bool = True) -> int | None:
     """Processes that the kernel has ended so far for want of memory, where it counts them.
 
-    Of this process's cgroup and those above it; without such, of the whole machine.
+    Of this process's cgroup and those above it; without such, of the whole machine. If not
+    asked for `now`, it may be what was counted within the last second.
     """
+    if now:
+        _kills_in.cache_clear()
+    return _kills_in(_this_second())
+
+
+@lru_cache(maxsize=1)
+def _kills_in(second: int) -> int | None:  # noqa: ARG001  what is known for that long
     files = [f"{folder}/memory.events" for folder in _own_groups("memory")]
     files += [f"{folder}/memory.oom_control" for folder in _own_groups("memory")]
     counts = [_count_of_kills(path) for path in (*files, "/proc/vmstat")]

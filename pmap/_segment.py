@@ -207,7 +207,10 @@ class Segment:
     def renew(self) -> None:
         """Make another segment of it, with the same pages: who knows the old one finds it gone."""
         self.token = next(_tokens)
-        self.write([(_HEADER.pack(_MARK, self.token), 0)])
+        try:
+            os.pwrite(self._fd, _HEADER.pack(_MARK, self.token), 0)
+        except OSError as exc:
+            raise no_room(exc, f"write {_HEADER.size} bytes") from exc
 
     @property
     def shared(self) -> Shared:

@@ -31,10 +31,12 @@ class FileRegion(NamedTuple):
     start: int
 
 
-#: Addresses, rights, offset, device, inode, path; programs' own files are left out.
+#: Addresses, rights, offset, device, inode, path.
 _LINE = re.compile(
     r"^([0-9a-f]+)-([0-9a-f]+) r--. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*)$", re.MULTILINE
 )
+#: Most of the list are libraries, which are left out: to take them apart would double the time.
+_IS_LIBRARY = re.compile(r"\.so[.\d]*$")
 
 
 def file_regions() -> list[FileRegion]:
@@ -44,7 +46,11 @@ def file_regions() -> list[FileRegion]:
             found = _LINE.finditer(lines.read())
     except OSError:
         return []
-    return [_region(match) for match in found if not match[7].endswith((" (deleted)", ".so"))]
+    return [_region(match) for match in found if not _is_left_out(match[7])]
+
+
+def _is_left_out(path: str) -> bool:
+    return path.endswith(" (deleted)") or _IS_LIBRARY.search(path) is not None
 
 
 def _region(match: re.Match[str]) -> FileRegion:
