@@ -8,15 +8,18 @@ death is charged to the partition that ran, not to those that waited.
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pmap._segment import START, Segment, Shared, map_shared
+from pmap import _pages
+from pmap._interrupts import deferred
+from pmap._segment import START, Segment, Shared, default_kind, map_shared
 
 if TYPE_CHECKING:
     import mmap
 
-__all__ = ["Board", "Entry", "Place"]
+__all__ = ["Board", "Entry", "Place", "put_away", "take"]
 
 _ENTRY = struct.Struct("dq")  # started (monotonic seconds, one clock for the machine), pid
 #: In the place of a pid: nobody waits for the task; it is over.
@@ -44,10 +47,22 @@ def _offset(slot: int) -> int:
 class Board:
     """Caller's side: one line for each task in flight."""
 
-    def __init__(self, n_slots: int) -> None:
-        self._segment = Segment()
+    def __init__(self, n_slots: int, kind: str | None = None) -> None:
+        self._segment = Segment(kind)
         self._memory = self._segment.map_writable(_offset(n_slots))
         self._free = list(range(n_slots))
+        self.reusable = True  #: as long as every worker has said that it is done with its line
+        self.rests_since = 0.0
+
+    @property
+    def kind(self) -> str:
+        """Of its segment."""
+        return self._segment.kind
+
+    @property
+    def n_free(self) -> int:
+        """Empty lines."""
+        return len(self._free)
 
     def take(self) -> Place | None:
         """An empty line, if there is one."""
@@ -82,6 +97,54 @@ class Board:
         """Let go of the table."""
         self._memory.close()
         self._segment.close()
+
+
+class _Resting:
+    """Boards between two calls: a worker that has one open needs not open another."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._boards: list[Board] = []
+
+    def take(self, n_slots: int) -> Board:
+        """A board of that many empty lines at least."""
+        kind = default_kind()
+        with self._lock:
+            fitting = [b for b in self._boards if b.n_free >= n_slots and b.kind == kind]
+            if fitting:
+                self._boards.remove(fitting[-1])
+                return fitting[-1]
+        return Board(n_slots, kind)
+
+    def put_away(self, board: Board) -> None:
+        """Keep a board for the next call, if no worker may still write on it."""
+        if not board.reusable:
+            board.close()
+            return
+        board.rests_since = time.monotonic()
+        with self._lock:
+            self._boards.append(board)
+        _pages.watch()
+
+    def trim(self, rest: float) -> bool:
+        before = time.monotonic() - rest
+        with deferred:
+            with self._lock:
+                old = [board for board in self._boards if board.rests_since <= before]
+                self._boards = [board for board in self._boards if board not in old]
+                left = bool(self._boards)
+            for board in old:
+                board.close()
+        return left
+
+
+_resting = _Resting()
+_pages.at_rest(_resting.trim, _resting.forget)
+take = _resting.take
+put_away = _resting.put_away
 
 
 class _Mapped:

@@ -14,8 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from pmap import _output, _pages, _transport
-from pmap._board import Board
+from pmap import _board, _output, _pages, _transport
 from pmap._context import PartitionInfo
 from pmap._figures import figures
 from pmap._function import dump_function, instantiate
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from pmap._board import Entry, Place
+    from pmap._board import Board, Entry, Place
     from pmap._config import Options
     from pmap._looker import Looker
     from pmap._partition import Partition
@@ -243,7 +242,7 @@ class RemoteCarrier:
         """Pickle the function, and lay out the board."""
         self._job = self._dump_job(owned=self._owned)
         with deferred:
-            self._board = Board(self._n_slots) if self._shared else None
+            self._board = _board.take(self._n_slots) if self._shared else None
 
     def _dump_job(self, *, owned: bool) -> JobRef:
         """The function, pickled once; large ones travel once, in a segment."""
@@ -351,6 +350,7 @@ class RemoteCarrier:
         if flight.lent is not None:
             flight.lent.close(released=flight.released)
         if flight.place is not None and self._board is not None:
+            self._board.reusable = self._board.reusable and flight.released
             self._board.give_back(flight.place)
         with self._lock:
             self._n_flying -= 1
@@ -367,10 +367,12 @@ class RemoteCarrier:
         with self._lock:
             if not self._closing or self._n_flying > 0:
                 return
+            board, self._board = self._board, None
         self._closure.close()
-        for part in (self._board, self._job_segment):
-            if part is not None:
-                part.close()
+        if board is not None:
+            _board.put_away(board)
+        if self._job_segment is not None:
+            self._job_segment.close()
 
 
 def _working_folder() -> str | None:
