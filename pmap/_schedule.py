@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import queue
+import time
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -35,12 +36,18 @@ __all__ = ["Access", "Outcome", "Run", "in_order", "window_of"]
 
 #: How often who waits for threads looks up, for Ctrl-C. Seconds.
 _TICK = 0.1
+#: A consumer that takes longer leaves listening to workers to others. Seconds.
+_LONG = 0.001
 #: Finished partitions that may wait for an earlier one, in windows.
 _LOOKAHEAD = 4
 #: Times that a backend, or a worker at rest, may break without one partition finished.
 _MAX_BREAKS = 3
 #: Copies of a partition that are there while it is in flight: sent, at work, and come back.
 _COPIES = 3
+
+#: Of partitions from this size on one is ready for workers that finish, and no more: bytes. It is
+#: copied in less time than they take, and each more would only take up memory.
+_LARGE = 8 * 1024 * 1024
 
 
 class Outcome(NamedTuple):
@@ -125,6 +132,7 @@ class Run:
         self._watch = Watch(carrier, options)
         self._pieces = Pieces()
         self._window = window_of(access.backend)
+        self._n_at_work = _at_work(access.backend)
         self._budget = _budget(options, access.backend)
         self._next: Partition | None = None  # read, and waits for room
         self._again: deque[tuple[Partition, int]] = deque()  # retries, and the innocent of a break
@@ -135,6 +143,7 @@ class Run:
         self._exhausted = False
         self._newest = -1  # index of what was read last
         self._failed = False
+        self._consumer_takes = 0.0  # seconds, for the latest outcome
         self.fail_fast = options.on_error == "raise"
         self.head: int | None = None  #: index that an ordered consumer waits for
 
@@ -145,16 +154,24 @@ class Run:
     def outcomes(self) -> Generator[Outcome]:
         """Run until all partitions are over; closing the iterator stops what runs."""
         try:
+            self._attend(0)
             self._fill()
             while self._flights:
                 outcome = self._settle(self._next_done())
                 if self._window > 1 and not self._failed:
                     self._fill()  # before the consumer takes its time
                 if outcome is not None:
-                    yield outcome
+                    yield from self._to_consumer(outcome)
                 self._fill()
         finally:
             self.stop()
+
+    def _to_consumer(self, outcome: Outcome) -> Generator[Outcome]:
+        if self._consumer_takes > _LONG:
+            self._leave()
+        clock = time.monotonic()
+        yield outcome
+        self._consumer_takes = time.monotonic() - clock
 
     # Submitting.
 
@@ -188,6 +205,8 @@ class Run:
 
     def _has_room_for(self, partition: Partition) -> bool:
         """Whether memory is enough for one more in flight; one alone always has a try."""
+        if partition.n_bytes >= _LARGE and len(self._flights) > self._n_at_work:
+            return False
         in_flight = sum(flight.partition.n_bytes for flight in self._flights)
         return not in_flight or _COPIES * (in_flight + partition.n_bytes) <= self._budget
 
@@ -224,13 +243,25 @@ class Run:
     # Waiting.
 
     def _next_done(self) -> Flight:
+        attended = True
         while True:
             try:
-                return self._done.get(timeout=self._watch.tick)
+                return self._done.get(timeout=0 if attended else self._watch.tick)
             except queue.Empty:
-                pass  # look up, and wait on
+                attended = self._attend(self._watch.tick)
             finally:
                 self._watch.look(self._flights)
+
+    def _attend(self, seconds: float) -> bool:
+        """Listen to the workers, if the backend leaves that to who waits."""
+        attend = getattr(self._access.backend, "attend", None)
+        return attend is not None and attend(seconds)
+
+    def _leave(self) -> None:
+        """Have the backend listen by itself."""
+        leave = getattr(self._access.backend, "leave", None)
+        if leave is not None:
+            leave()
 
     # Judging.
 
@@ -354,6 +385,8 @@ class Run:
 
     def _abort(self) -> None:
         flights, self._flights = self._flights, set()
+        if flights:
+            self._leave()
         capabilities = self._access.backend.capabilities
         if capabilities.killable:
             self._stop_one_by_one(flights)
@@ -378,6 +411,13 @@ class Run:
             self._carrier.abandon(flight)
         if not all(flight.future.done() for flight in flights):
             self._access.give_up()
+
+
+def _at_work(backend: Backend) -> int:
+    """Partitions that are worked on at once, where their data are copied in no time; else the window."""
+    capabilities = backend.capabilities
+    on_machine = capabilities.locality is Locality.MACHINE
+    return capabilities.n_workers if on_machine else window_of(backend)
 
 
 def _budget(options: Options, backend: Backend) -> float:

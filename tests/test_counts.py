@@ -28,6 +28,8 @@ import pmap
 PARTS = 8
 #: Each column of 8 bytes.
 COLUMNS = 2
+#: Messages of a call that may be heard by the thread that listens at rest.
+SAID_BY_THREAD = 2
 
 
 @pytest.fixture(params=["spawn", "forkserver"])
@@ -125,7 +127,7 @@ def test_a_shared_frame_is_not_copied(own_pool):
 # Segments, messages and system calls.
 
 
-def test_a_warm_call_makes_one_segment_and_sends_a_message_a_partition(own_pool):
+def test_a_warm_call_makes_no_segment_and_sends_a_message_a_partition(own_pool):
     frame = frame_of(400_000)
     warm(frame, workers.height, own_pool)
     with counted(
@@ -135,8 +137,15 @@ def test_a_warm_call_makes_one_segment_and_sends_a_message_a_partition(own_pool)
         (Connection, "recv_bytes"),
     ) as counts:
         call(frame, workers.height, own_pool)
-    # The one segment, and the one mapping, are of the board on which workers write what they run.
-    assert counts == {"memfd_create": 1, "mmap": 1, "send_bytes": PARTS, "recv_bytes": PARTS}
+    assert counts == {"send_bytes": PARTS, "recv_bytes": PARTS}
+
+
+def test_of_large_partitions_one_more_than_there_are_workers_is_in_memory(own_pool):
+    pmap.shutdown()
+    with counted((os, "memfd_create")) as counts:
+        call(frame_of(PARTS * 600_000), workers.height, own_pool)
+    # Each has a segment, and another for its reply; and there is the board.
+    assert counts["memfd_create"] <= 2 * (2 + 1) + 1
 
 
 @pytest.mark.skipif(no_system_calls_are_counted(), reason="the kernel counts no system calls here")
@@ -146,8 +155,9 @@ def test_a_small_partition_costs_two_system_calls_that_write(own_pool, n_partiti
     warm(frame, workers.same, own_pool, n_partitions)
     before = system_calls_that_write()
     call(frame, workers.same, own_pool, n_partitions)
-    # A message, and the name of the segment that its reply may fill; once a call, the board's name.
-    assert system_calls_that_write() - before == 2 * n_partitions + 1
+    # A message, and the name of the segment that its reply may fill; that the thread that listens at
+    # rest has heard something, until it leaves that to the call, is said too.
+    assert 0 <= system_calls_that_write() - before - 2 * n_partitions <= SAID_BY_THREAD
 
 
 @pytest.mark.skipif(no_system_calls_are_counted(), reason="the kernel counts no system calls here")
@@ -156,7 +166,8 @@ def test_a_large_partition_costs_a_write_more_for_each_column(own_pool):
     warm(frame, workers.height, own_pool)
     before = system_calls_that_write()
     call(frame, workers.height, own_pool)
-    assert system_calls_that_write() - before == (3 + COLUMNS) * PARTS + 1
+    writes = system_calls_that_write() - before
+    assert 0 <= writes - (3 + COLUMNS) * PARTS <= SAID_BY_THREAD
 
 
 # Pickles.

@@ -1,10 +1,10 @@
-"""The pool behind `spawn` and `forkserver`: one pipe a worker, one thread that listens.
+"""The pool behind `spawn` and `forkserver`: one pipe a worker, to which one thread listens at a time.
 
 Nothing is shared between workers: no queue, lock or semaphore that a dying one could hold.
 So a worker can be killed, blamed and replaced alone. Who touches what:
 
 - any thread: `submit` and `close`, which take the lock, hand out tasks and start workers;
-- the listening thread: reads replies and deaths, resolves futures (never under the lock,
+- whoever listens (`_listen`): reads replies and deaths, resolves futures (never under the lock,
   since callbacks are the core's), hands out what waits.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
@@ -22,13 +21,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmap._resources import tight_limits
-from pmap._standard import keep_open
 from pmap._warn import warn
 from pmap.backend import Capabilities, Locality
 from pmap.errors import BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._child import READY, REFUSED
 from pmap_backends._item import Item
-from pmap_backends._launch import ForkserverLauncher, SpawnLauncher, not_granted
+from pmap_backends._launch import ForkserverLauncher, SpawnLauncher
+from pmap_backends._listen import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,10 +87,8 @@ class _ProcessPool:
         self._workers: dict[int, _Worker] = {}  # by the descriptor of their pipe
         self._start_failures = 0
         self._closed = False
-        self._wake_r, self._wake_w = _pipe()
-        self._poll = select.poll()
-        self._poll.register(self._wake_r, select.POLLIN)
-        self._listener: threading.Thread | None = None
+        self._listener = Listener(self._hear, self._check_starting)
+        self.attend, self.leave = self._listener.attend, self._listener.leave
         self._living.add(self)
 
     def submit(self, task: Task) -> Future[Any]:
@@ -100,7 +97,8 @@ class _ProcessPool:
         with self._lock:
             if self._closed:
                 raise BackendError("this pool is closed")
-            self._listen()
+            self._listener.start()
+            self._listener.expect()
             self._waiting.append(item)
             try:
                 self._assign()
@@ -114,7 +112,7 @@ class _ProcessPool:
         with self._lock, contextlib.suppress(WorkerStartError):
             if self._closed:
                 return
-            self._listen()
+            self._listener.start()
             while len(self._workers) < self._spec.n_workers:
                 if self._start_worker(may_fail=bool(self._workers)) is None:
                     break
@@ -123,15 +121,6 @@ class _ProcessPool:
 
     def _is_settled(self) -> bool:
         return self._closed or all(worker.ready for worker in self._workers.values())
-
-    def _listen(self) -> None:
-        if self._listener is None:
-            listener = threading.Thread(target=self._run, name="pmap-listen", daemon=True)
-            try:
-                listener.start()
-            except RuntimeError as exc:
-                raise not_granted("start the thread that listens to workers", exc) from exc
-            self._listener = listener
 
     # Handing out, under the lock.
 
@@ -167,23 +156,11 @@ class _ProcessPool:
         worker = _Worker(process, self._spec.max_tasks_per_child)
         fd = process.pipe.fileno()
         self._workers[fd] = worker
-        self._poll.register(fd, select.POLLIN)
-        self._wake()
+        self._listener.register(fd)
+        self._listener.wake()
         return worker
 
-    # Listening, in a thread of its own.
-
-    def _run(self) -> None:
-        while not self._closed:
-            for fd, _ in self._poll.poll(1000):
-                if fd == self._wake_r:
-                    os.read(fd, 4096)
-                else:
-                    self._hear(fd)
-            self._check_starting()
-
-    def _wake(self) -> None:
-        os.write(self._wake_w, b"x")
+    # Listening, one thread at a time.
 
     def _hear(self, fd: int) -> None:
         worker = self._workers.get(fd)
@@ -194,6 +171,9 @@ class _ProcessPool:
         except (EOFError, OSError):
             self._bury(fd, worker)
             return
+        except BaseException:  # of a signal's handler: the rest would be taken for another message
+            worker.process.kill()
+            raise
         if worker.ready:
             self._finish(fd, worker, message)
         elif message.startswith(REFUSED):
@@ -206,12 +186,14 @@ class _ProcessPool:
                 self._changed.notify_all()
 
     def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
-        with self._lock:
-            item, worker.item = worker.item, None
-            self._assign()
-            retire = worker.exhausted and worker.item is None
-        if item is not None:
-            item.future.set_result(message)
+        item, worker.item = worker.item, None
+        try:
+            with self._lock:
+                self._assign()
+                retire = worker.exhausted and worker.item is None
+        finally:
+            if item is not None:
+                item.future.set_result(message)
         if retire:
             self._bury(fd, worker)
 
@@ -221,7 +203,7 @@ class _ProcessPool:
             if self._workers.pop(fd, None) is None:
                 return  # `close` has taken it, and sees to its end
             self._changed.notify_all()
-        self._poll.unregister(fd)
+        self._listener.unregister(fd)
         worker.process.pipe.close()
         ending = worker.process.wait()
         exitcode = None if ending is None else ending.exitcode
@@ -294,12 +276,8 @@ class _ProcessPool:
             self._changed.notify_all()
         for item in waiting:
             item.drop()
-        self._wake()
-        if self._listener is not None and self._listener is not threading.current_thread():
-            self._listener.join(5)
+        self._listener.close()
         self._end(workers)
-        os.close(self._wake_r)
-        os.close(self._wake_w)
 
     def _end(self, workers: list[_Worker]) -> None:
         for worker in workers:
@@ -329,14 +307,6 @@ class _ProcessPool:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ProcessPool.forget_in_child)
-
-
-def _pipe() -> tuple[int, int]:
-    keep_open()
-    try:
-        return os.pipe()
-    except OSError as exc:
-        raise not_granted("make a pipe for a pool of workers", exc) from exc
 
 
 def _how(exitcode: int | None) -> str:
