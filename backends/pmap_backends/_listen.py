@@ -54,6 +54,7 @@ class Listener:
         self._attending = threading.Lock()
         self._attended_until = 0.0  # monotonic seconds
         self._shared_until = 0.0
+        self._heard = False  # by the thread, when nobody attended
         self._needed = threading.Event()
         self._stands_by = False
         self._closed = False
@@ -95,7 +96,8 @@ class Listener:
                 return False
             try:
                 self._attended_until = math.inf
-                self._listen(self._ear, seconds)
+                heard, self._heard = self._heard, False
+                self._listen(self._ear, 0 if heard else seconds)
             finally:
                 self._attended_until = time.monotonic() + _ATTENDED
                 self._attending.release()
@@ -134,6 +136,7 @@ class Listener:
                 self._stand_by()
             else:
                 heard = self._listen(self._own_ear, 1.0)
+                self._heard = self._heard or heard
                 if heard and self._attending.locked():
                     self.wake()  # who attends may wait for what was heard here
             with self._hearing:
@@ -147,15 +150,19 @@ class Listener:
 
     def _listen(self, ear: select.poll, seconds: float) -> bool:
         """Whether a worker said something."""
+        # Not for ever: a Ctrl-C would come to nothing.
+        if not ear.poll(1000 * seconds) or not self._hearing.acquire(timeout=_STAND_BY):
+            return False
         heard = False
-        if ear.poll(1000 * seconds):
-            with self._hearing:
-                for fd, _ in () if self._closed else ear.poll(0):  # unless it was heard meanwhile
-                    if fd == self._wake_r:
-                        os.read(fd, 4096)
-                    else:
-                        self._hear(fd)
-                        heard = True
+        try:
+            for fd, _ in () if self._closed else ear.poll(0):  # unless it was heard meanwhile
+                if fd == self._wake_r:
+                    os.read(fd, 4096)
+                else:
+                    self._hear(fd)
+                    heard = True
+        finally:
+            self._hearing.release()
         return heard
 
     def close(self) -> None:
