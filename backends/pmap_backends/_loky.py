@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from loky.process_executor import ProcessPoolExecutor
 from pmap.backend import Capabilities, Locality
 from pmap.errors import ArgumentError, BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._item import Item
-from pmap_backends._life import end_with, life_line
+from pmap_backends._life import end_with, keep_from_forks, life_line
 from pmap_backends._loky_needs import do_without_proc, remedy, start_tracker
 
 if TYPE_CHECKING:
@@ -235,6 +236,8 @@ class LokyBackend:
 def _prepare(caller: int, line: LifeLine | None) -> None:
     """In each worker: leave Ctrl-C to the caller, and end when the caller does."""
     end_with(line)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a function that signals its group means what it has started
     _keep_pipes()
     do_without_proc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -242,11 +245,14 @@ def _prepare(caller: int, line: LifeLine | None) -> None:
 
 
 def _keep_pipes() -> None:
-    """From programs that functions start: who holds a worker's pipes hides its death from loky."""
+    """From programs and forks that functions start: who holds a worker's pipes hides its death from loky."""
     with contextlib.suppress(OSError):  # no such folder
+        pipes: list[int] = []
         for fd in map(int, os.listdir("/dev/fd")):
             with contextlib.suppress(OSError):  # it was of the listing itself
                 os.set_inheritable(fd, fd <= _STDERR)
+                pipes += [fd] if stat.S_ISFIFO(os.fstat(fd).st_mode) and fd > _STDERR else []
+        keep_from_forks(pipes)
 
 
 def _end_with(caller: int) -> None:
