@@ -1,6 +1,6 @@
 """Random maps with random faults, from several threads, each result beside the plain loop's.
 
-    python benchmarks/soak.py [--minutes 10] [--threads 4] [--seed 1] [--backends spawn loky]
+    python benchmarks/soak.py [--minutes 10 | --deeds 100] [--threads 4] [--seed 1] [--backends spawn loky]
 
 The seed decides what is done; ``--replay 2/117`` does one thing alone, the 117th of thread 2.
 Ends with a table, and with status 1 at the first thing that is wrong: a result, an error, or
@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import math
 import os
 import random
 import signal
@@ -210,12 +211,13 @@ def check(fine: object, what: str) -> None:
 
 
 class Soak:
-    """Threads that do deeds until time is up, or one goes wrong."""
+    """Threads that do deeds until time is up, or so many are done, or one goes wrong."""
 
-    def __init__(self, seed: int, backends: list[str], deadline: float) -> None:
+    def __init__(self, seed: int, backends: list[str], deadline: float, most: float) -> None:
         self._seed = seed
         self._backends = backends
         self._deadline = deadline
+        self._most = most
         self.done: Counter[tuple[str, str]] = Counter()
         self.wrong: list[str] = []
         self.busy: dict[int, tuple[float, str]] = {}  # since when each thread is at what
@@ -225,9 +227,9 @@ class Soak:
         return Deed(random.Random(f"{self._seed}/{thread}/{number}"), self._backends)
 
     def work(self, thread: int) -> None:
-        """Until time is up."""
+        """Until the end."""
         number = 0
-        while time.monotonic() < self._deadline and not self.wrong:
+        while number < self._most and time.monotonic() < self._deadline and not self.wrong:
             self.do(thread, number)
             number += 1
         self.busy.pop(thread, None)
@@ -326,6 +328,7 @@ def warm_up(backends: list[str]) -> dict[str, set[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--deeds", type=int, help="so many of each thread, however long it takes")
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--backends", nargs="+", default=BACKENDS, choices=BACKENDS)
@@ -334,7 +337,8 @@ def main() -> None:
     print(f"seed {arguments.seed}", flush=True)
     before = warm_up(arguments.backends)
     begun = time.monotonic()
-    soak = Soak(arguments.seed, arguments.backends, begun + 60 * arguments.minutes)
+    deadline = math.inf if arguments.deeds else begun + 60 * arguments.minutes
+    soak = Soak(arguments.seed, arguments.backends, deadline, arguments.deeds or math.inf)
     if arguments.replay:
         thread, number = map(int, arguments.replay.split("/"))
         threads = [threading.Thread(target=soak.do, args=(thread, number), daemon=True)]

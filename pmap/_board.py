@@ -179,6 +179,11 @@ def mark_running(place: Place, pid: int) -> bool:
     return True
 
 
+def mark_waiting(place: Place) -> None:
+    """Worker's side: the task was not begun after all."""
+    _ENTRY.pack_into(_mapped.open(place), _offset(place.slot), 0.0, 0)
+
+
 def mark_done(place: Place) -> None:
     """Worker's side: the task is over."""
     _ENTRY.pack_into(_mapped.open(place), _offset(place.slot), 0.0, _DONE)

@@ -223,6 +223,7 @@ class RemoteCarrier:
         self._call = call
         self._shared = capabilities.locality is Locality.MACHINE
         self._owned = capabilities.owns_workers
+        self._replaceable = capabilities.owns_workers and capabilities.killable
         self._n_workers = capabilities.n_workers
         self._kind = kind_for(call.options.transport)
         self._n_slots = n_slots
@@ -298,6 +299,7 @@ class RemoteCarrier:
             place=flight.place,
             exclusive=self._shared or self._owned,
             log_level=self._log_level,
+            may_leave=self._replaceable,
         )
         flight.task = Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
@@ -316,14 +318,17 @@ class RemoteCarrier:
         flight.released, self._reply_bytes = reply.released, reply.stats.bytes_out
         self._moved_bytes += reply.stats.bytes_in + reply.stats.bytes_out
         self.moving_seconds += reply.stats.transport_seconds / self._n_workers
-        _output.replay(reply.output)
-        if reply.error is not None:
-            return Answer(None, reply.error.rebuild(), reply.stats)
+        doing = "writing what the function printed"
         try:
+            _output.replay(reply.output)
+            if reply.error is not None:
+                return Answer(None, reply.error.rebuild(), reply.stats)
+            doing = "opening the result"
             return Answer(_value(reply, flight), None, reply.stats)
-        except Exception as exc:  # noqa: BLE001  a result's own unpickling may raise anything
-            note(exc, "pmap: raised in the caller while opening the result")
-            return Answer(None, exc, reply.stats)
+        except KeyboardInterrupt:
+            raise  # Ctrl-C
+        except BaseException as exc:  # noqa: BLE001  a result's own unpickling may raise anything
+            return Answer(None, _raised_here(exc, doing), reply.stats)
 
     def running(self, flight: Flight) -> Entry | None:
         """As its worker wrote on the board."""
@@ -373,6 +378,14 @@ class RemoteCarrier:
             _board.put_away(board)
         if self._job_segment is not None:
             self._job_segment.close()
+
+
+def _raised_here(exc: BaseException, doing: str) -> BaseException:
+    """What the user's code raised in the caller, as the error of its partition."""
+    if isinstance(exc, SystemExit | GeneratorExit):
+        return FunctionExitError(f"{type(exc).__name__}({exc}) was raised in the caller, {doing}")
+    note(exc, f"pmap: raised in the caller while {doing}")
+    return exc
 
 
 def _working_folder() -> str | None:

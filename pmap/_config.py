@@ -120,18 +120,19 @@ class Options:
             raise ArgumentError(f"check={self.check!r}: give 'sample' or None")
         if self.initializer is not None and not callable(self.initializer):
             raise ArgumentError("initializer= must be callable without arguments")
+        object.__setattr__(self, "retry_on", _classes(self.retry_on))
 
     def _check_counts(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is None:
+            if value is None and name not in _NEEDED:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ArgumentError(f"{name}={value!r}: give a number")
             if name in _WHOLE and not isinstance(value, int):
                 raise ArgumentError(f"{name}={value!r}: give a whole number")
             if least is not None and (
-                value < least or (least == 0 and name in _POSITIVE and value == 0)
+                not value >= least or (least == 0 and name in _POSITIVE and value == 0)
             ):
                 wanted = "greater than 0" if name in _POSITIVE else f"{least} or more"
                 raise ArgumentError(f"{name}={value!r}: must be {wanted}")
@@ -149,6 +150,7 @@ _LEAST: dict[str, int | None] = {
     "seed": 0,
     "memory_limit": 0,
 }
+_NEEDED = {"retries", "idle_timeout"}
 _POSITIVE = {"timeout", "idle_timeout", "memory_limit"}
 _WHOLE = set(_LEAST) - {"timeout", "idle_timeout"}
 _SWITCHES = {"maintain_order", "partition_wise", "bisect"}
@@ -209,6 +211,14 @@ def _parse(variable: str, name: str, text: str) -> Any:
     raise ConfigError(f"{variable}: {name} can be set in Python only, with pmap.config({name}=...)")
 
 
+def _classes(value: object) -> tuple[type[BaseException], ...]:
+    """Of exceptions; one alone will do, and a list of them."""
+    found = cast("Iterable[Any]", value if isinstance(value, list | tuple) else (value,))
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in found):
+        raise ArgumentError(f"retry_on={value!r}: give an exception class, or a tuple of them")
+    return tuple(found)
+
+
 _DECIMAL = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS = {**_DECIMAL, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 
@@ -266,12 +276,10 @@ class _Config:
         ``on_error``, ``progress``), and what is rarely set: ``inner_max_num_threads``,
         ``max_tasks_per_child``, ``initializer``, ``seed``, ``retry_on``, ``idle_timeout``
         (seconds), ``transport`` (``"memory"`` or ``"file"``), ``memory_limit`` (of one worker:
-        bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``checkpoint``
-        (a folder that keeps what is finished, so that a job that was killed goes on),
-        ``advise`` (``"warn"``, ``"error"`` or ``"off"``). Each can be set as an environment
         bytes or ``"2 GB"``), ``partition_wise``, ``bisect``, ``check``
         (``"sample"`` refuses functions that parts give another result), ``checkpoint``
-        (a folder that keeps what is finished, so that a job that was killed goes on). Each can be set as an environment
+        (a folder that keeps what is finished, so that a job that was killed goes on) and
+        ``advise`` (``"warn"``, ``"error"`` or ``"off"``). Each can be set as an environment
         variable too: ``PMAP_N_JOBS=2``.
 
     Raises

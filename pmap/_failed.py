@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pmap._function import instantiate
+from pmap._wire import facts_of
 from pmap._worker import apply
 from pmap.errors import ArgumentError, PmapError
 
@@ -111,7 +112,8 @@ def attach(failed: FailedPartition, error: BaseException) -> None:
 
     An exception of the user's that has such a name itself keeps it.
     """
-    error.__dict__["pmap_failed"] = failed  # so no `__setattr__` of the user's is asked
+    facts = facts_of(error)  # so no `__setattr__` of the user's is asked
+    facts["pmap_failed"] = failed
     for name in _METHODS:
         if not hasattr(type(error), name):
-            error.__dict__[name] = getattr(failed, name)
+            facts[name] = getattr(failed, name)

@@ -13,6 +13,8 @@ import logging
 import sys
 from typing import TYPE_CHECKING, cast
 
+from pmap._wire import plain_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -36,6 +38,7 @@ class _Stream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
+        text = plain_text(text)
         if not self._recorder.keep(self._name, text, len(text)):
             original = getattr(sys, f"__{self._name}__")
             if original is not None:
@@ -59,17 +62,32 @@ class _Handler(logging.Handler):
         self._recorder = recorder
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._keep(record)
+        except Exception:  # noqa: BLE001  as every handler: to log is not to fail
+            self.handleError(record)
+
+    def _keep(self, record: logging.LogRecord) -> None:
         fields = dict(record.__dict__)
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         fields.update(msg=text, args=None, exc_info=None, exc_text=None)
         plain = {
-            key: value
+            key: _plain(value)
             for key, value in fields.items()
             if isinstance(value, str | int | float | None)
         }
         self._recorder.keep("log", plain, len(text))
+
+
+def _plain(value: str | float | None) -> object:
+    """The number or text that is in it: a class of the user's, such as an enumeration's, may not pickle."""
+    if isinstance(value, str):
+        return plain_text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    return int.__pos__(value) if isinstance(value, int) else float.__pos__(value)
 
 
 class Recorder:

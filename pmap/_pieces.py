@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from pmap._gather import gather
+from pmap.errors import ResultTypeError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from pmap._partition import Partition
 
 __all__ = ["Pieces"]
@@ -44,10 +45,21 @@ class Pieces:
         )
 
     def add(self, piece: Partition, value: Any) -> tuple[Partition, Any] | None:
-        """The whole partition and its value; ``None`` as long as other pieces are missing."""
+        """The whole partition and its value; ``None`` as long as other pieces are missing.
+
+        Raises
+        ------
+        ResultTypeError, SchemaMismatchError
+            When what the pieces gave can not be put together.
+        """
         whole = self._wholes.get(piece.index)
         if whole is None:
             return piece, value
+        if value is not None and not isinstance(value, pl.DataFrame):
+            raise ResultTypeError(
+                "it was split because it took more than memory_limit, and what the function returned "
+                f"for its parts, a {type(value).__qualname__}, can not be put together: return frames"
+            )
         whole.frames[piece.start] = value
         whole.rows += piece.rows
         if whole.rows < whole.partition.rows:

@@ -21,7 +21,7 @@ from pmap._pieces import Pieces
 from pmap._resources import available_memory
 from pmap._watch import Watch, is_innocent, kill
 from pmap.backend import Locality
-from pmap.errors import BackendError, WorkerDiedError
+from pmap.errors import BackendError, PmapError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -307,7 +307,10 @@ class Run:
         return self._fail(flight, self._blame.death(flight, died), None)
 
     def _succeed(self, flight: Flight, answer: Answer) -> Outcome | None:
-        whole = self._pieces.add(flight.partition, answer.value)
+        try:
+            whole = self._pieces.add(flight.partition, answer.value)
+        except PmapError as exc:
+            return self._fail(flight, exc, answer.stats)
         if whole is None:
             return None
         if self._keep is not None:

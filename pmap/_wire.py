@@ -8,7 +8,7 @@ from __future__ import annotations
 import copyreg
 import hashlib
 import traceback
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import polars as pl
 
@@ -30,7 +30,9 @@ __all__ = [
     "TaskMessage",
     "describe_error",
     "digest_of",
+    "facts_of",
     "note",
+    "plain_text",
 ]
 
 #: Longest traceback or message that is sent: characters.
@@ -39,9 +41,29 @@ _MAX_TEXT = 64 * 1024
 _MAX_PICKLE = 1024 * 1024
 
 
+def plain_text(text: str) -> str:
+    """The same, of `str` itself: of a class of the user's it may not pickle, nor may what `str` returns.
+
+    Raises
+    ------
+    TypeError
+        When it is no text.
+    """
+    return "".join([text])  # noqa: FLY002  an f-string would ask its class
+
+
+def facts_of(exc: BaseException) -> dict[str, Any]:
+    """The attributes of an exception, whatever a class of the user's does about them."""
+    facts: dict[str, Any] = object.__getattribute__(exc, "__dict__")
+    return facts
+
+
 def note(exc: BaseException, text: str) -> None:
     """As `BaseException.add_note`, which a frozen exception of the user's refuses."""
-    exc.__dict__.setdefault("__notes__", []).append(text)
+    facts = facts_of(exc)
+    if not isinstance(facts.get("__notes__", []), list):
+        del facts["__notes__"]  # nobody would show it
+    facts.setdefault("__notes__", []).append(text)
 
 
 class Job(NamedTuple):
@@ -80,6 +102,7 @@ class TaskMessage(NamedTuple):
     place: Place | None
     exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
     log_level: int
+    may_leave: bool  #: the pool gets on without this worker
 
 
 class Message(Protocol):
@@ -141,7 +164,9 @@ class ErrorInfo(NamedTuple):
 
             try:
                 exc = cloudpickle.loads(self.pickled)
-            except Exception:  # noqa: BLE001  a class may need what only the worker has
+            except KeyboardInterrupt:
+                raise  # Ctrl-C
+            except BaseException:  # noqa: BLE001  a class may need what only the worker has
                 exc = None
             if isinstance(exc, BaseException):
                 return exc
@@ -168,7 +193,7 @@ def describe_error(exc: BaseException, phase: str, *, exits: bool = False) -> Er
     is_exit = not exits and isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit)
     try:
         text = "".join(traceback.format_exception(exc))
-    except Exception:  # noqa: BLE001  a __str__ or __repr__ of the user's may raise anything
+    except BaseException:  # noqa: BLE001  a __str__ or __repr__ of the user's may raise anything
         text = f"{kind.__qualname__}: (its text can not be had: formatting it raised)"
     pickled = None if is_exit else _dump_exception(exc)
     return ErrorInfo(pickled, kind.__qualname__, _clip(_text(exc)), _clip(text), phase, is_exit)
@@ -176,8 +201,8 @@ def describe_error(exc: BaseException, phase: str, *, exits: bool = False) -> Er
 
 def _text(exc: BaseException) -> str:
     try:
-        return str(exc)
-    except Exception:  # noqa: BLE001
+        return plain_text(str(exc))
+    except BaseException:  # noqa: BLE001  as above
         return "(its str() raised)"
 
 
@@ -197,7 +222,7 @@ def _dump_exception(exc: BaseException) -> bytes | None:
         if len(data) > _MAX_PICKLE:
             return None
         cloudpickle.loads(data)
-    except Exception:  # noqa: BLE001  many exceptions do not survive a round trip
+    except BaseException:  # noqa: BLE001  many exceptions do not survive a round trip
         return None
     return data
 

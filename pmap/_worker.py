@@ -14,8 +14,9 @@ import pickle
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import polars as pl
 
@@ -108,6 +109,10 @@ class _Jobs:
         with self._lock:
             return self._get(ref)
 
+    def has_any(self) -> bool:
+        """Whether this worker has run something."""
+        return bool(self._ready)
+
     def _get(self, ref: JobRef) -> _Ready:
         if ref.digest not in self._ready:
             gauge = Gauge(alone=True, looker=Looker(most=QUICK_LOOKS))
@@ -151,6 +156,7 @@ def execute(payload: bytes) -> bytes:
     global _depth  # noqa: PLW0603  counts tasks that have the process to themselves
     message: TaskMessage | Message = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
     _depth += message.exclusive
+    _forgetter.begin()
     try:
         reply = _Attempt(message).reply() if isinstance(message, TaskMessage) else message.run()
     finally:
@@ -170,6 +176,7 @@ class _Attempt:
         self._unused: Unused | None = None
         self._recorder = Recorder(message.log_level)
         self._received: Received | None = None
+        self._may_leave = message.may_leave and _jobs.has_any()
 
     def reply(self) -> Reply:
         """Run it, whatever happens."""
@@ -178,7 +185,7 @@ class _Attempt:
         if self._message.exclusive:
             keep_open()
         if place is not None:
-            refusal = _refusal(place)
+            refusal = _refusal(place, may_leave=self._may_leave)
             if refusal is not None:
                 nothing = Stats(os.getpid(), started, started, 0.0, 0.0, 0, 0)
                 return Reply(None, None, refusal, nothing)
@@ -216,7 +223,7 @@ class _Attempt:
             ready = _jobs.get(message.job)
             self._loading_seconds = time.perf_counter() - clock
             self._phase = "receiving the partition"
-            frame, self._received = _transport.unpack(message.parcel)
+            frame, self._received = self._unpack()
             self._phase = ""
             is_first = ready.gauge.is_new
             result = self._call(ready, frame)
@@ -225,14 +232,28 @@ class _Attempt:
             self._phase = "sending the result back"
             return self._pack(result)
 
+    def _unpack(self) -> tuple[pl.DataFrame, Received]:
+        try:
+            return _transport.unpack(self._message.parcel)
+        except (OSError, MemoryError) as exc:
+            if self._may_leave and self._message.place is not None:
+                _board.mark_waiting(self._message.place)
+                _leave(exc)
+            raise
+
     def _call(self, ready: _Ready, frame: pl.DataFrame) -> object:
         message, measured = self._message, ready.gauge.measure()
         info = PartitionInfo(
             message.number, message.n_partitions, message.attempt, message.rows, message.seed
         )
+        here = os.getpid()
         try:
             with measured:
-                return apply(ready.function, frame, info, want_frame=message.want_frame)
+                try:
+                    return apply(ready.function, frame, info, want_frame=message.want_frame)
+                finally:
+                    if os.getpid() != here:
+                        _leave_fork()
         finally:
             self._usage = measured.usage
             if message.exclusive:
@@ -248,6 +269,15 @@ class _Attempt:
         return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply)
 
 
+def _leave_fork() -> None:
+    """End a fork that the function made and let return: the partition is its parent's to answer."""
+    exc = sys.exception()
+    if exc is not None and not isinstance(exc, SystemExit):
+        traceback.print_exception(exc, file=sys.__stderr__)
+    code = exc.code if isinstance(exc, SystemExit) else int(exc is not None)
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 def _unused(received: Received, result: object) -> Unused | None:
     """The columns that the function neither looked at nor gave back."""
     unused = received.unused()
@@ -256,15 +286,27 @@ def _unused(received: Received, result: object) -> Unused | None:
     return unused if set(unused.columns).isdisjoint(result.columns) else None
 
 
-def _refusal(place: Place) -> ErrorInfo | None:
+def _refusal(place: Place, *, may_leave: bool) -> ErrorInfo | None:
     """Why the task is not begun, where it is not: nobody waits for it, or its caller is out of reach."""
     try:
         if _board.mark_running(place, os.getpid()):
             return None
-    except TransportError as exc:
+    except (OSError, MemoryError) as exc:
+        if may_leave:
+            _leave(exc)
         return describe_error(exc, "beginning with the partition")
     nobody = TransportError("nobody waits for this partition any more")  # and so nobody hears it
     return describe_error(nobody, "")
+
+
+def _leave(exc: BaseException) -> NoReturn:
+    """End a worker that was of use before: what a function has done to it would spoil other calls."""
+    if sys.__stderr__ is not None:
+        sys.__stderr__.write(
+            f"pmap: worker {os.getpid()} is of no more use, and is replaced: {exc}\n"
+        )
+        sys.__stderr__.flush()
+    os._exit(1)
 
 
 _reported_size = False
@@ -283,25 +325,36 @@ def _pool_size() -> int | None:
 
 
 class _Forgetter:
-    """Unmaps the input of a worker that rests, so that the caller's memory goes free."""
+    """Unmaps the input of a worker that rests, so that the caller's memory goes free.
+
+    Its thread is there before a function runs: where one has left no memory, a new thread may
+    end before it begins, which `Thread.start` waits for in vain.
+    """
 
     def __init__(self) -> None:
         self._last = 0.0
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._has_work = threading.Event()
+
+    def begin(self) -> None:
+        """A task begins."""
+        if self._thread is None:
+            self._thread = start_helper("pmap-forget", self._run)
 
     def rest(self) -> None:
         """A task is over."""
         self._last = time.monotonic()
-        if _transport.has_mapped() and self._thread is None:
-            self._thread = start_helper("pmap-forget", self._wait)
+        if _transport.has_mapped():
+            self._has_work.set()
 
-    def _wait(self) -> None:
-        while _depth > 0 or time.monotonic() - self._last < _FORGET_AFTER:
-            time.sleep(_FORGET_AFTER / 2)
-        self._thread = None
-        _transport.forget_mapped()
-        gc.collect()  # exceptions often hold their frames, and those the partition, in a ring
+    def _run(self) -> None:
+        while True:
+            self._has_work.wait()
+            self._has_work.clear()
+            while _depth > 0 or time.monotonic() - self._last < _FORGET_AFTER:
+                time.sleep(_FORGET_AFTER / 2)
+            _transport.forget_mapped()
+            gc.collect()  # exceptions often hold their frames, and those the partition, in a ring
 
 
 _forgetter = _Forgetter()

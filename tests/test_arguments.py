@@ -247,3 +247,33 @@ class TestConfig:
         finally:
             pmap.config.reset()
         assert parts() == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": float("nan")},
+        {"retries": None},
+        {"idle_timeout": None},
+        {"retry_on": ("KeyError",)},
+        {"retry_on": KeyError("x")},
+        {"retry_on": None},
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused_at_once(options):
+    (name,) = options
+    with pytest.raises(errors.ArgumentError, match=f"{name}="), pmap.config(**options):
+        pass
+
+
+@pytest.mark.parametrize("kinds", [LookupError, [OSError, KeyError], (KeyError,)], ids=str)
+def test_retry_on_takes_one_class_or_several(kinds):
+    def fail_once(part):
+        if pmap.current_partition().attempt == 0:
+            raise KeyError("x")
+        return part
+
+    frame = pl.DataFrame({"x": [1]})
+    with pmap.config(retry_on=kinds):
+        assert pmap.map_partitions(frame, fail_once, backend="serial", retries=1).equals(frame)

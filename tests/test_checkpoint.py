@@ -436,6 +436,20 @@ class TestDamage:
         with pytest.raises(CheckpointError, match="not as this version of pmap writes it"):
             self.again()
 
+    def test_to_the_kinds_of_what_is_in_the_manifest_is_told(self, folder):
+        job = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**job, "function": 7}))
+        with pytest.raises(CheckpointError, match="not as this version of pmap writes it"):
+            self.again()
+
+    def test_to_what_the_journal_says_of_a_result_is_told(self, folder):
+        journal = folder / "finished.jsonl"
+        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        lines[0]["sorted"] = [[99, True]]
+        journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(CheckpointError, match=rf"partition {lines[0]['index']} .*Delete it"):
+            self.again()
+
     @pytest.mark.parametrize(
         "line", ["?", "[]", '{"index": 1}', '{"index": "../../x", "sorted": []}']
     )

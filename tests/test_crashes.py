@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import itertools
 import os
 import signal
 import subprocess
@@ -47,7 +48,27 @@ ENDS = {
 }
 
 
-@pytest.fixture(params=ENDS)
+#: Of the others, what the kernel tells is another number, no more: on forkserver they are tried
+#: always, on backends whose workers start slowly by `make test-slow`.
+TRIED_EVERYWHERE = {"exit", "kill", "raise"}
+
+
+def is_quick(backend, end):
+    return backend == "forkserver" or end in TRIED_EVERYWHERE
+
+
+#: Each end on each backend.
+all_ends = pytest.mark.parametrize(
+    ("process_backend", "end"),
+    [
+        pytest.param(backend, end, marks=[] if is_quick(backend, end) else pytest.mark.slow)
+        for backend, end in itertools.product(["spawn", "forkserver", "loky"], ENDS)
+    ],
+    indirect=True,
+)
+
+
+@pytest.fixture
 def end(request):
     return ENDS[request.param][0]
 
@@ -128,12 +149,14 @@ def charged(error, how):
 class TestAPartition:
     """That ends its worker, or raises."""
 
+    @all_ends
     def test_stops_the_job(self, process_backend, end, how):
         function = EndsOnSecond(while_running, end)
         with pytest.raises((Boom, errors.WorkerDiedError)) as caught:
             list(pmap.iter_partitions(LARGE, function, n_partitions=4, backend=process_backend))
         charged(caught.value, how)
 
+    @all_ends
     @pytest.mark.parametrize("moment", [while_running, while_pickling, while_writing])
     def test_leaves_the_others_alone(self, process_backend, moment, end, how):
         out = list(
@@ -151,6 +174,7 @@ class TestAPartition:
         assert pl.concat(out).equals(pl.concat([LARGE[:50_000], LARGE[100_000:]]))
 
 
+@all_ends
 def test_a_function_that_ends_who_opens_it(process_backend, end, how):
     """Every worker that opens it ends; each death is charged to one partition, once."""
     out = pmap.map_partitions(
@@ -163,6 +187,7 @@ def test_a_function_that_ends_who_opens_it(process_backend, end, how):
     assert all(isinstance(failure, kind) for failure in failures)
 
 
+@all_ends
 def test_an_initializer_that_ends_its_worker(process_backend, end, how):
     kind = Boom if how is None else errors.WorkerDiedError
     with pmap.config(initializer=end), pytest.raises(kind):

@@ -91,6 +91,17 @@ class TestAMemoryLimit:
         (error,) = pmap.last_report().failures
         assert 20 in error.partition()["x"]
 
+    def test_splits_nothing_whose_results_are_no_frames(self):
+        def count(part):
+            return len(HungryByRow()(part))
+
+        call = {"n_partitions": 8, "backend": "forkserver", "on_error": "return"}
+        with pmap.config(memory_limit="400 MB", partition_wise=True):
+            out = list(pmap.iter_partitions(DF, count, **call))
+        assert {type(error) for error in out} == {errors.ResultTypeError}
+        assert "split because it took more than memory_limit" in str(out[0])
+        assert "partition 0 of 8" in str(out[0])
+
     def test_of_what_does_not_take_so_much_changes_nothing(self, process_backend):
         with pmap.config(memory_limit="2 GB"):
             out = pmap.map_partitions(DF, lambda part: part, backend=process_backend)

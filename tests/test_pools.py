@@ -528,7 +528,6 @@ def start(tmp_path):
 
 
 HALF = "half = pmap.iter_partitions(df, len, backend=backend, n_partitions=16); next(half)"
-EXITS_LATE = "loky's own exit handler comes first, and waits until the partition is done"
 
 
 class TestTheEndOfTheInterpreter:
@@ -565,7 +564,7 @@ class TestTheEndOfTheInterpreter:
         [
             "spawn",
             "forkserver",
-            pytest.param("loky", marks=pytest.mark.xfail(strict=False, reason=EXITS_LATE)),
+            "loky",
             "dask",
         ],
     )
@@ -596,6 +595,21 @@ threading.Thread(target=late).start()
         assert program.hear() == ["240"]
         assert program.end() == 0
         assert program.stderr == ""
+        assert program.family.left() == []
+
+    def test_comes_in_spite_of_a_map_that_begins_too_late(self, start):
+        """As loky starts nothing any more when the main thread is through."""
+        text = """
+def late():
+    threading.main_thread().join(10)
+    mapped(lambda part: part)
+
+pmap.get_backend(backend)
+threading.Thread(target=late).start()
+"""
+        program = start(text, need("loky"))
+        assert program.end() == 0
+        assert "WorkerStartError: loky's workers can not be started" in program.stderr
         assert program.family.left() == []
 
     @pytest.mark.parametrize(

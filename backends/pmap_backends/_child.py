@@ -23,7 +23,7 @@ import warnings
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, NamedTuple
 
-from pmap_backends._life import LifeLine, end_with
+from pmap_backends._life import LifeLine, end_with, keep_from_forks
 
 if TYPE_CHECKING:
     import resource
@@ -69,6 +69,7 @@ def _work(fd: int, life: LifeLine | None) -> None:
     """Take payloads from the pipe, answer each, until it closes."""
     end_with(life)
     os.set_inheritable(fd, False)  # noqa: FBT003  what the function starts must not hold it open
+    keep_from_forks([fd])
     threading.Thread(target=_end_with_pipe, args=(fd,), name="pmap-watch", daemon=True).start()
     from pmap._worker import execute  # noqa: PLC0415  imports Polars: the watch starts first
 
@@ -157,6 +158,7 @@ def _fork(control: socket.socket, fd: int, life: LifeLine | None) -> None:
         return
     if pid == 0:
         control.close()
+        os.setpgid(0, 0)  # a function that signals its group means what it has started
         _reseed()
         _work(fd, life)
     os.close(fd)

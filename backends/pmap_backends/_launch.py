@@ -213,9 +213,12 @@ class SpawnLauncher:
 class _Forked:
     """A worker that is a child of the fork server."""
 
-    def __init__(self, pipe: Connection, server: ForkserverLauncher) -> None:
+    def __init__(
+        self, pipe: Connection, launcher: ForkserverLauncher, server: subprocess.Popen[bytes] | None
+    ) -> None:
         self.pipe = pipe
         self.pid: int | None = None  # told by its first message
+        self._launcher = launcher
         self._server = server
 
     def kill(self) -> None:
@@ -223,7 +226,7 @@ class _Forked:
             os.kill(self.pid, 9)
 
     def wait(self) -> Ending | None:
-        return None if self.pid is None else self._server.ending_of(self.pid)
+        return None if self.pid is None else self._launcher.ending_of(self.pid, self._server)
 
 
 class ForkserverLauncher:
@@ -246,7 +249,7 @@ class ForkserverLauncher:
             except OSError as exc:
                 ours.close()
                 raise WorkerStartError(f"the fork server is gone: {exc}") from exc
-        return _Forked(Connection(ours.detach()), self)
+        return _Forked(Connection(ours.detach()), self, self._process)
 
     def _ask_for_fork(self, end: socket.socket) -> None:
         request = _child.REQUEST.pack(_child.FORK, 0)
@@ -267,9 +270,9 @@ class ForkserverLauncher:
             self._control = ours
         return self._control
 
-    def ending_of(self, pid: int) -> Ending | None:
-        """How a worker ended; ``None`` if the server is gone too."""
-        if self._control is None:
+    def ending_of(self, pid: int, server: subprocess.Popen[bytes] | None) -> Ending | None:
+        """How a worker ended; ``None`` if the server that it is a fork of is gone too."""
+        if self._control is None or self._process is not server:
             return None
         try:
             self._control.sendall(_child.REQUEST.pack(_child.WAIT, pid))

@@ -13,10 +13,13 @@ import os
 import signal
 import stat
 import sys
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["LifeLine", "end_with", "life_line"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["LifeLine", "end_with", "keep_from_forks", "life_line"]
 
 
 class LifeLine(NamedTuple):
@@ -65,6 +68,24 @@ def _kill_at_the_end_of(fd: int) -> None:
     with contextlib.suppress(BlockingIOError):  # the caller lives
         os.read(fd, 1)
         os._exit(1)  # it ended while this was being said
+
+
+def keep_from_forks(fds: Iterable[int]) -> None:
+    """Child's side: a fork that a function makes shall have nothing of these descriptors.
+
+    Who holds a worker's pipes hides its death, and could speak in its place. They lead nowhere
+    then, rather than to what is opened next.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(_lead_nowhere, tuple(fds)))
+
+
+def _lead_nowhere(fds: tuple[int, ...]) -> None:
+    with contextlib.suppress(OSError):  # no /dev/null: as it was
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in fds:
+            os.dup2(nowhere, fd, inheritable=False)
+        os.close(nowhere)
 
 
 def _let_go() -> None:

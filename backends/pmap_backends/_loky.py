@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
+import weakref
 from collections import deque
 from concurrent.futures import BrokenExecutor, Future
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from loky import process_executor
 from loky.backend.context import get_context  # pyright: ignore[reportUnknownVariableType]
 from loky.process_executor import ProcessPoolExecutor
 
 from pmap.backend import Capabilities, Locality
 from pmap.errors import ArgumentError, BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._item import Item
-from pmap_backends._life import end_with, life_line
+from pmap_backends._life import end_with, keep_from_forks, life_line
 from pmap_backends._loky_needs import do_without_proc, remedy, start_tracker
 
 if TYPE_CHECKING:
@@ -54,7 +57,12 @@ class _Worker:
             initargs=(os.getpid(), life_line()),
             env=dict(env),
         )
-        self.ready: Future[int] = self._executor.submit(os.getpid)
+        try:
+            self.ready: Future[int] = self._executor.submit(os.getpid)
+        except BaseException:
+            self.stop(wait=False)  # its thread may run, and would keep the program from its end
+            raise
+        _end_before_loky_waits()
 
     def run(self, task: Task) -> Future[Any]:
         """Submit to the executor, which has nothing else to do."""
@@ -82,6 +90,8 @@ class LokyBackend:
     Callbacks of futures run in a thread of the executor that they are of, never under the lock.
     """
 
+    _living: ClassVar[weakref.WeakSet[LokyBackend]] = weakref.WeakSet()
+
     def __init__(self, spec: WorkerSpec) -> None:
         if spec.max_tasks_per_child is not None:
             raise ArgumentError(
@@ -100,10 +110,15 @@ class LokyBackend:
         self._free: list[_Worker] = []
         self._start_failures = 0
         self._closed = False
+        self._awaited: set[Future[Any]] = set()  # by threads that the program waits for at its end
+        self._living.add(self)
 
     def submit(self, task: Task) -> Future[Any]:
         """Give the task to a worker, start one for it, or let it wait."""
         item = Item(task)
+        if not _is_left_at_exit(threading.current_thread()):
+            self._awaited.add(item.future)
+            item.future.add_done_callback(self._awaited.discard)
         with self._lock:
             if self._closed:
                 raise BackendError("this pool is closed")
@@ -231,10 +246,33 @@ class LokyBackend:
         for worker in workers:
             worker.stop(wait=True)
 
+    @classmethod
+    def close_unawaited(cls) -> None:
+        """At the end of the program: what only daemon threads want, or nobody, is not waited for."""
+        for pool in list(cls._living):
+            if not pool._awaited:  # noqa: SLF001  its own
+                pool.close()
+
+
+def _is_left_at_exit(thread: threading.Thread) -> bool:
+    return thread.daemon or thread is threading.main_thread()
+
+
+@cache
+def _end_before_loky_waits() -> None:
+    """Once loky has its exit handler, which waits until all has run: have ours called before it."""
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        # or loky would register its own again, for each executor
+        process_executor.process_pool_executor_at_exit = register
+        register(LokyBackend.close_unawaited)
+
 
 def _prepare(caller: int, line: LifeLine | None) -> None:
     """In each worker: leave Ctrl-C to the caller, and end when the caller does."""
     end_with(line)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a function that signals its group means what it has started
     _keep_pipes()
     do_without_proc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -242,11 +280,14 @@ def _prepare(caller: int, line: LifeLine | None) -> None:
 
 
 def _keep_pipes() -> None:
-    """From programs that functions start: who holds a worker's pipes hides its death from loky."""
+    """From programs and forks that functions start: who holds a worker's pipes hides its death from loky."""
     with contextlib.suppress(OSError):  # no such folder
+        pipes: list[int] = []
         for fd in map(int, os.listdir("/dev/fd")):
             with contextlib.suppress(OSError):  # it was of the listing itself
                 os.set_inheritable(fd, fd <= _STDERR)
+                pipes += [fd] if stat.S_ISFIFO(os.fstat(fd).st_mode) and fd > _STDERR else []
+        keep_from_forks(pipes)
 
 
 def _end_with(caller: int) -> None:

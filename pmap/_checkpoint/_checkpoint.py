@@ -35,6 +35,7 @@ __all__ = ["Checkpoint"]
 
 _MANIFEST = "manifest.json"
 _VERSION = 1
+_FOREIGN = f"{_MANIFEST} is not as this version of pmap writes it"
 
 
 class Checkpoint:
@@ -93,7 +94,11 @@ class Checkpoint:
             text = self._folder.read(_MANIFEST)
         except FileNotFoundError:
             self._refuse([f"{_MANIFEST} is missing"])
-        differences = _differences(self._parsed(text), json.loads(json.dumps(job)))
+        then = self._parsed(text)
+        try:
+            differences = _differences(then, json.loads(json.dumps(job)))
+        except (TypeError, ValueError, AttributeError):  # what should be a list is a number, say
+            self._refuse([_FOREIGN])
         if differences:
             self._refuse(differences)
 
@@ -105,7 +110,7 @@ class Checkpoint:
             known = None
             found = {}
         if known != ("pmap checkpoint", _VERSION):
-            self._refuse([f"{_MANIFEST} is not as this version of pmap writes it"])
+            self._refuse([_FOREIGN])
         return cast("dict[str, Any]", found)
 
     def _check(self, partitions: Sequence[Partition]) -> None:
