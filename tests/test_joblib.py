@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -127,6 +128,8 @@ class TestHowItIsAskedFor:
         pytest.importorskip("joblib", "1.5", reason="before, Parallel has none for backends")
         parallel = Parallel(n_jobs=2, backend="pmap", start="spawn")
         assert "main('server'" not in parallel(delayed(parents)() for _ in range(2))[0]
+        threads = Parallel(n_jobs=2, backend="pmap", inner_max_num_threads=3)
+        assert threads(delayed(pl.thread_pool_size)() for _ in range(2)) == [3, 3]
         with pytest.raises(TypeError, match="did you mean start"):
             Parallel(n_jobs=2, backend="pmap", strat="spawn")([delayed(abs)(1)])
 
@@ -188,6 +191,36 @@ class TestDataThatManyTasksShare:
                 yield delayed(lambda f: f["i"][0])(frame)
 
         assert on_pmap(tasks(), batch_size=1, pre_dispatch=1) == [0, 1, 1, 3, 3, 5]
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            pl.Series([True, False]),
+            pl.Series(["u", "v"], dtype=pl.Categorical),
+            pl.Series(["u", "v"], dtype=pl.Enum(["u", "v"])),
+            pl.Series([[1], [2, 3]]),
+            pl.Series([{"u": 1}, {"u": 2}]),
+            pl.Series([1, 2], dtype=pl.Int128),
+        ],
+        ids=lambda column: str(column.dtype),
+    )
+    def test_of_any_dtype(self, column):
+        def rows_of(which):
+            return column.gather([which, *[0] * (2 * ROWS - 1)]).alias("x")
+
+        frame = rows_of(0).to_frame().with_columns(other=pl.int_range(2 * ROWS))
+
+        def tasks():
+            for i in range(5):
+                if i % 2 == 1:  # after the first, joblib takes one for each worker at a time
+                    frame.replace_column(0, rows_of(i // 2))
+                    frame.replace_column(0, rows_of(1 - i // 2))
+                yield delayed(lambda f: f["x"].head(1).to_list()[0])(frame)
+
+        first, second = column.to_list()
+        assert on_pmap(tasks(), batch_size=1, pre_dispatch=1) == [
+            *(first, second, second, first, first)
+        ]
 
     def test_a_worker_that_changes_its_frame_changes_it_for_nobody(self):
         frame = strings()
@@ -393,6 +426,34 @@ class TestWhenThingsGoWrong:
         assert isinstance(caught.value.__cause__, errors.RemoteTraceback)
         assert "in fail" in str(caught.value.__cause__)
 
+    def test_lines_of_a_function_that_no_module_has_are_shown(self):
+        def fail_here():
+            raise LookupError("here")  # as a traceback shows it
+
+        with pytest.raises(LookupError) as caught:
+            on_pmap(delayed(fail_here)() for _ in range(2))
+        assert "# as a traceback shows it" in str(caught.value.__cause__)
+
+    @pytest.mark.parametrize("return_as", ["list", "generator_unordered"])
+    @pytest.mark.parametrize("where", ["task", "result", "generator of tasks"])
+    def test_a_panic_in_the_caller_is_no_hang(self, where, return_as):
+        def tasks():
+            yield from (delayed(abs)(i) for i in range(20))
+            if where == "generator of tasks":
+                panic()
+            yield delayed(Panicking)() if where == "result" else delayed(id)(Panicking(os.getpid()))
+            yield from (delayed(abs)(i) for i in range(20))
+
+        with pytest.raises(pl.exceptions.PanicException, match="oh"):
+            list(on_pmap(tasks(), return_as=return_as, batch_size=1))
+        assert on_pmap(delayed(abs)(i) for i in range(5)) == list(range(5))
+
+    def test_many_tasks_that_can_not_be_pickled(self):
+        tasks = [delayed(abs)(i) for i in range(8)]
+        tasks += [delayed(abs)(threading.Lock()) for _ in range(2000)]
+        with pytest.raises(pickle.PicklingError):
+            on_pmap(tasks, pre_dispatch="all", batch_size=1)
+
     def test_the_same_object_is_used_again(self):
         with Parallel(n_jobs=2, backend="pmap") as parallel:
             for _ in range(2):
@@ -455,15 +516,28 @@ class TestWhenThingsGoWrong:
             on_pmap(delayed(raise_odd)() for _ in range(2))
 
     def test_a_panic_of_polars(self):
-        def panic():
-            raise pl.exceptions.PanicException("oh")
-
         with pytest.raises(pl.exceptions.PanicException, match="oh"):
             on_pmap(delayed(panic)() for _ in range(2))
 
     def test_output_is_the_callers(self, capsys):
         on_pmap(delayed(print)("hello") for _ in range(2))
         assert capsys.readouterr().out == "hello\nhello\n"
+
+
+def panic():
+    raise pl.exceptions.PanicException("oh")
+
+
+class Panicking:
+    """Can not be opened, and not be sent by the process that it says."""
+
+    def __init__(self, pid=0):
+        self.pid = pid
+
+    def __reduce__(self):
+        if self.pid == os.getpid():
+            panic()
+        return panic, ()
 
 
 def wait_long():
@@ -561,6 +635,13 @@ class TestHowResultsComeBack:
     def test_of_any_size(self, size):
         found = on_pmap(delayed(lambda n, i: bytes([i]) * n)(size, i) for i in range(3))
         assert found == [bytes([i]) * size for i in range(3)]
+
+    def test_of_a_cached_function_that_no_module_has(self):
+        @functools.cache
+        def twice(i):
+            return 2 * i
+
+        assert on_pmap(delayed(twice)(i) for i in range(3)) == [0, 2, 4]
 
     def test_the_initializer_runs_once_in_each_worker(self):
         def count():

@@ -40,7 +40,8 @@ from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     from pmap._board import Place
-    from pmap._joblib._body import Body, Reduced
+    from pmap._cloudpickled import Reduced
+    from pmap._joblib._body import Body
     from pmap._joblib._workers import SetupRef
     from pmap._segment import Segment, Shared
     from pmap._transport._parcel import Columns

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from pmap import _pages
+from pmap._dtypes import is_mappable
 from pmap._interrupts import deferred
 from pmap._joblib._body import Layout, dump, reduce_by_stream, streams
 from pmap._joblib._memmaps import reduce_by_file
@@ -34,7 +35,7 @@ from pmap._wire import digest_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pmap._joblib._body import Reduced
+    from pmap._cloudpickled import Reduced
     from pmap._segment import Segment
 
 __all__ = ["Shares", "Sharing"]
@@ -83,7 +84,7 @@ class _Entry:
 
     def __init__(self, of: weakref.ref[Any], mark: object) -> None:
         self.of = of
-        self.mark = mark  #: that changes when the object does
+        self.mark = mark  #: that is another when the object was changed
         self.held: object = None  #: what else must live as long
         self.shelved: _shelf.Shelved | None = None
         self.segment: Segment | None = None  #: one that is not shared with other calls
@@ -93,7 +94,7 @@ class _Entry:
 
     def close(self, *, soon: bool) -> None:
         """No batch needs it; `soon` if no other call will either."""
-        self.held = None
+        self.held = self.mark = None
         if self.segment is not None:
             self.segment.close()
         if self.shelved is not None:
@@ -242,7 +243,7 @@ class Shares:
             columns = layout.add_frame(frame, atlas)
             self._write(entry, layout, FrameData(columns, kind))
 
-        ref = self._reference(value, _mark_of(frame), write)
+        ref = self._reference(value, _Version(frame), write)
         return None if ref is None else (open_shared_data, (ref, "r"))
 
     def _reduce_lazy(self, value: pl.LazyFrame) -> Reduced | None:
@@ -297,21 +298,38 @@ def _only_frame(lazy: pl.LazyFrame) -> pl.DataFrame | None:
     return lazy.collect() if plan.startswith("DF [") and "\n" not in plan else None
 
 
-def _mark_of(frame: pl.DataFrame) -> object:
-    """Changes when the frame is changed in its place: where its buffers lie, and which columns it has.
+class _Version:
+    """A frame as it was: equal to another while nothing was changed in its place.
 
-    Of dtypes whose buffers pyarrow gets as they are; categories are made anew each time.
+    It holds on to the data, so that what Polars changes lies elsewhere from then on, and what
+    is freed is never taken for what lies there next.
     """
-    fixed = [name for name, dtype in frame.schema.items() if _lies_still(dtype)]
-    table = frame.select(fixed).to_arrow(compat_level=pl.CompatLevel.newest())
-    addresses = tuple(
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        # Of its own: it may become another while somebody looks at it.
+        self._frame = frame.clone()
+        other = [name for name, dtype in frame.schema.items() if not is_mappable(name, dtype)]
+        self._rest = self._frame.select(other)
+        self._addresses = _addresses(self._frame.drop(other) if other else self._frame)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Version)
+            and self._frame.height == other._frame.height
+            and self._frame.schema == other._frame.schema
+            and self._addresses == other._addresses
+            and (self._rest.width == 0 or self._rest.equals(other._rest))
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # nobody looks for one
+
+
+def _addresses(frame: pl.DataFrame) -> list[int | None]:
+    """Where its buffers lie, but for those of categories, which are made anew each time."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
+    return [
         None if buffer is None else buffer.address
         for column in table.columns
         for chunk in column.chunks
         for buffer in chunk.buffers()
-    )
-    return frame.height, tuple(frame.schema.items()), addresses
-
-
-def _lies_still(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() or dtype.is_temporal() or isinstance(dtype, pl.String | pl.Binary)
+    ]
