@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import io
-import pickle
 from collections import ChainMap
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pickle
     from collections.abc import Callable, Mapping
 
     Reduced = tuple[Callable[..., Any], tuple[Any, ...]]

@@ -24,7 +24,7 @@ def fail_call(callback: Any, failure: BaseException) -> bool:
     Of what the user's generator of tasks raises in there, joblib itself passes on no more than
     an `Exception`, and waits for ever after a `PanicException`.
     """
-    parallel = getattr(callback, "parallel", None)
+    parallel: Any = getattr(callback, "parallel", None)
     if not hasattr(parallel, "_jobs") or not hasattr(callback, "_register_outcome"):
         return False
     failed = type(callback)(0, 1, parallel)

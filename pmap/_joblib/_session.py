@@ -279,7 +279,7 @@ class Session:
             return
         try:
             flight.callback(flight)
-        except BaseException as exc:  # noqa: BLE001  a generator, or what joblib prints, may raise anything
+        except BaseException as exc:  # a generator, or what joblib prints, may raise anything
             if not fail_call(flight.callback, exc):
                 logging.getLogger("pmap").exception("joblib's callback failed")
 
