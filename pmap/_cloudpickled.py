@@ -112,4 +112,5 @@ def _with_code_names(table: Mapping[type, Any]) -> ChainMap[type, Any]:
         )
         return (make, tuple(named), *rest)
 
-    return ChainMap({CodeType: reduce}, table)  # type: ignore[arg-type]  # it is never written
+    maps = table.maps if isinstance(table, ChainMap) else [table]  # one of another is slow
+    return ChainMap({CodeType: reduce}, *maps)  # it is never written

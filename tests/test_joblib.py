@@ -65,7 +65,9 @@ def address_of(data):
         data = data.collect()
     if isinstance(data, pl.DataFrame):
         data = data.to_arrow(compat_level=pl.CompatLevel.newest())
-    column = data.to_arrow() if isinstance(data, pl.Series) else data.column(0).chunk(0)
+    if isinstance(data, pa.Table):
+        data = data.column(0)
+    column = data.to_arrow() if isinstance(data, pl.Series) else data.chunk(0)
     return column.buffers()[1].address
 
 
@@ -151,9 +153,10 @@ class TestDataThatManyTasksShare:
             lambda: strings()["i"],
             lambda: strings().lazy(),
             lambda: pa.table({"x": np.arange(500_000)}),
+            lambda: pa.chunked_array([np.arange(500_000)]),
             lambda: np.arange(500_000),
         ],
-        ids=["DataFrame", "Series", "LazyFrame", "Table", "ndarray"],
+        ids=["DataFrame", "Series", "LazyFrame", "Table", "ChunkedArray", "ndarray"],
     )
     @pytest.mark.parametrize("where", ["argument", "container", "closure"])
     def test_are_written_once(self, make, where):
@@ -164,6 +167,17 @@ class TestDataThatManyTasksShare:
             "closure": lambda: delayed(lambda: segment_of(data))(),  # noqa: PLW0108  it is what is tested
         }[where]
         found = on_pmap((call() for _ in range(12)), batch_size=1)
+        assert found[0] is not None
+        assert found == [found[0]] * 12
+
+    @pytest.mark.parametrize(
+        "make",
+        [pl.DataFrame.lazy, pl.DataFrame.clone, lambda frame: frame["i"], lambda f: f.select("s")],
+        ids=["lazy", "clone", "column", "select"],
+    )
+    def test_as_another_object_in_each_task_too(self, make):
+        frame = strings()
+        found = on_pmap((delayed(segment_of)(make(frame)) for _ in range(12)), batch_size=1)
         assert found[0] is not None
         assert found == [found[0]] * 12
 
