@@ -746,6 +746,34 @@ class TestTheOtherDirection:
         assert os.getpid() not in out["pid"]
 
 
+#: Its first call is in every process that `multiprocessing` starts, while it imports the script.
+SCRIPT = """
+import multiprocessing
+import joblib, pmap
+
+pmap.register_joblib_backend()
+
+def twice(i):
+    return 2 * i
+
+def call():
+    tasks = (joblib.delayed(twice)(i) for i in range(3))
+    print(joblib.Parallel(n_jobs=2, backend="pmap")(tasks), flush=True)
+
+call()
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=call)
+    child.start()
+    child.join()
+"""
+
+
+def test_a_script_that_starts_processes_itself(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = programs.run(tmp_path / "script.py")
+    assert done.stdout == "[0, 2, 4]\n" * 3, done.stderr
+
+
 class TestTasksFromAGenerator:
     def test_that_uses_the_same_pool_itself(self):
         def tasks():
