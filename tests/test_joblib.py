@@ -119,6 +119,7 @@ class TestHowItIsAskedFor:
             ({"start": "forkservr"}, errors.ArgumentError, "did you mean forkserver?"),
             ({"start": "fork"}, errors.ArgumentError, "forkserver, loky, spawn"),
             ({"idle_timeout": -1}, errors.ArgumentError, "idle_timeout=-1"),
+            ({"initializer": print, "initargs": 5}, errors.ArgumentError, "initargs=5"),
             ({"max_tasks_per_child": 0}, errors.ArgumentError, "max_tasks_per_child=0"),
         ],
     )

@@ -87,7 +87,7 @@ def read_options(options: Mapping[str, Any]) -> JoblibOptions:
     return JoblibOptions(
         start=_start(options.get("start")),
         initializer=said.initializer,
-        initargs=tuple(options.get("initargs") or ()),
+        initargs=_initargs(options.get("initargs", ())),
         idle_timeout=said.idle_timeout,
         max_tasks_per_child=said.max_tasks_per_child,
         inner_max_num_threads=said.inner_max_num_threads,
@@ -103,9 +103,17 @@ def _start(start: object) -> str:
     if not isinstance(start, str) or start not in _STARTS:
         near = nearest(str(start), _STARTS)
         raise ArgumentError(
-            f"start={start!r}{near or ''}: workers of joblib's backend 'pmap' start by {', '.join(_STARTS)}"
+            f"workers of joblib's backend 'pmap' start by {', '.join(_STARTS)}, not by "
+            f"start={start!r}{near or ''}"
         )
     return start
+
+
+def _initargs(arguments: Any) -> tuple[Any, ...]:
+    try:
+        return () if arguments is None else tuple(arguments)
+    except TypeError:
+        raise ArgumentError(f"initargs={arguments!r}: give a tuple of arguments") from None
 
 
 def _mmap_mode(mode: Any) -> str | None:
