@@ -112,5 +112,5 @@ def _with_code_names(table: Mapping[type, Any]) -> ChainMap[type, Any]:
         )
         return (make, tuple(named), *rest)
 
-    maps = table.maps if isinstance(table, ChainMap) else [table]  # one of another is slow
-    return ChainMap({CodeType: reduce}, *maps)  # it is never written
+    maps: list[Any] = table.maps if isinstance(table, ChainMap) else [table]
+    return ChainMap({CodeType: reduce}, *maps)  # one of another would be slow

@@ -96,6 +96,12 @@ def _names(calls: Any) -> str:
     return f"{name_of(items[0][0])}(){some}"
 
 
+def _pass_on(flight: Flight, failure: BaseException) -> None:
+    """What went wrong beside the batch itself: the call that it is of raises it."""
+    if not fail_call(flight.callback, failure):
+        logging.getLogger("pmap").error("a callback of joblib's failed", exc_info=failure)
+
+
 class Session:
     """Workers, and the batches that were given to them.
 
@@ -214,7 +220,10 @@ class Session:
 
     def _listen(self) -> None:
         while (heard := self._heard.get()) is not None:
-            self._hear(*heard)
+            try:
+                self._hear(*heard)
+            except BaseException as exc:  # noqa: BLE001  this thread goes on, and nobody waits for ever
+                _pass_on(heard[0], exc)
             del heard  # results are the user's alone
 
     def _hear(self, flight: Flight, future: Future[Any]) -> None:
@@ -289,9 +298,8 @@ class Session:
             return
         try:
             flight.callback(flight)
-        except BaseException as exc:  # a generator, or what joblib prints, may raise anything
-            if not fail_call(flight.callback, exc):
-                logging.getLogger("pmap").exception("joblib's callback failed")
+        except BaseException as exc:  # noqa: BLE001  a generator, or what joblib prints, may raise anything
+            _pass_on(flight, exc)
 
     def _free(self, flight: Flight) -> None:
         self._shares.release(flight.used)
