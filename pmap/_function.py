@@ -75,12 +75,12 @@ def dump_function(function: object, dump: Callable[[object], Pickle]) -> Pickle:
 
 
 def send_main_along() -> None:
-    """In a child of `multiprocessing` the user's script bears another name than ``__main__``.
+    """In a child of `multiprocessing` the user's script, also while it is imported, has another name.
 
     Workers can not import it, and cloudpickle would take it for a module that they can.
     """
     main = sys.modules.get("__mp_main__")
-    if main is not None and main is sys.modules.get("__main__"):
+    if main is not None:
         import cloudpickle  # noqa: PLC0415
 
         cloudpickle.register_pickle_by_value(main)

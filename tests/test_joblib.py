@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import os
@@ -64,7 +65,9 @@ def address_of(data):
         data = data.collect()
     if isinstance(data, pl.DataFrame):
         data = data.to_arrow(compat_level=pl.CompatLevel.newest())
-    column = data.to_arrow() if isinstance(data, pl.Series) else data.column(0).chunk(0)
+    if isinstance(data, pa.Table):
+        data = data.column(0)
+    column = data.to_arrow() if isinstance(data, pl.Series) else data.chunk(0)
     return column.buffers()[1].address
 
 
@@ -116,6 +119,7 @@ class TestHowItIsAskedFor:
             ({"start": "forkservr"}, errors.ArgumentError, "did you mean forkserver?"),
             ({"start": "fork"}, errors.ArgumentError, "forkserver, loky, spawn"),
             ({"idle_timeout": -1}, errors.ArgumentError, "idle_timeout=-1"),
+            ({"initializer": print, "initargs": 5}, errors.ArgumentError, "initargs=5"),
             ({"max_tasks_per_child": 0}, errors.ArgumentError, "max_tasks_per_child=0"),
         ],
     )
@@ -127,6 +131,8 @@ class TestHowItIsAskedFor:
         pytest.importorskip("joblib", "1.5", reason="before, Parallel has none for backends")
         parallel = Parallel(n_jobs=2, backend="pmap", start="spawn")
         assert "main('server'" not in parallel(delayed(parents)() for _ in range(2))[0]
+        threads = Parallel(n_jobs=2, backend="pmap", inner_max_num_threads=3)
+        assert threads(delayed(pl.thread_pool_size)() for _ in range(2)) == [3, 3]
         with pytest.raises(TypeError, match="did you mean start"):
             Parallel(n_jobs=2, backend="pmap", strat="spawn")([delayed(abs)(1)])
 
@@ -148,9 +154,10 @@ class TestDataThatManyTasksShare:
             lambda: strings()["i"],
             lambda: strings().lazy(),
             lambda: pa.table({"x": np.arange(500_000)}),
+            lambda: pa.chunked_array([np.arange(500_000)]),
             lambda: np.arange(500_000),
         ],
-        ids=["DataFrame", "Series", "LazyFrame", "Table", "ndarray"],
+        ids=["DataFrame", "Series", "LazyFrame", "Table", "ChunkedArray", "ndarray"],
     )
     @pytest.mark.parametrize("where", ["argument", "container", "closure"])
     def test_are_written_once(self, make, where):
@@ -161,6 +168,17 @@ class TestDataThatManyTasksShare:
             "closure": lambda: delayed(lambda: segment_of(data))(),  # noqa: PLW0108  it is what is tested
         }[where]
         found = on_pmap((call() for _ in range(12)), batch_size=1)
+        assert found[0] is not None
+        assert found == [found[0]] * 12
+
+    @pytest.mark.parametrize(
+        "make",
+        [pl.DataFrame.lazy, pl.DataFrame.clone, lambda frame: frame["i"], lambda f: f.select("s")],
+        ids=["lazy", "clone", "column", "select"],
+    )
+    def test_as_another_object_in_each_task_too(self, make):
+        frame = strings()
+        found = on_pmap((delayed(segment_of)(make(frame)) for _ in range(12)), batch_size=1)
         assert found[0] is not None
         assert found == [found[0]] * 12
 
@@ -188,6 +206,36 @@ class TestDataThatManyTasksShare:
                 yield delayed(lambda f: f["i"][0])(frame)
 
         assert on_pmap(tasks(), batch_size=1, pre_dispatch=1) == [0, 1, 1, 3, 3, 5]
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            pl.Series([True, False]),
+            pl.Series(["u", "v"], dtype=pl.Categorical),
+            pl.Series(["u", "v"], dtype=pl.Enum(["u", "v"])),
+            pl.Series([[1], [2, 3]]),
+            pl.Series([{"u": 1}, {"u": 2}]),
+            pl.Series([1, 2], dtype=pl.Int128),
+        ],
+        ids=lambda column: str(column.dtype),
+    )
+    def test_of_any_dtype(self, column):
+        def rows_of(which):
+            return column.gather([which, *[0] * (2 * ROWS - 1)]).alias("x")
+
+        frame = rows_of(0).to_frame().with_columns(other=pl.int_range(2 * ROWS))
+
+        def tasks():
+            for i in range(5):
+                if i % 2 == 1:  # after the first, joblib takes one for each worker at a time
+                    frame.replace_column(0, rows_of(i // 2))
+                    frame.replace_column(0, rows_of(1 - i // 2))
+                yield delayed(lambda f: f["x"].head(1).to_list()[0])(frame)
+
+        first, second = column.to_list()
+        assert on_pmap(tasks(), batch_size=1, pre_dispatch=1) == [
+            *(first, second, second, first, first)
+        ]
 
     def test_a_worker_that_changes_its_frame_changes_it_for_nobody(self):
         frame = strings()
@@ -393,6 +441,34 @@ class TestWhenThingsGoWrong:
         assert isinstance(caught.value.__cause__, errors.RemoteTraceback)
         assert "in fail" in str(caught.value.__cause__)
 
+    def test_lines_of_a_function_that_no_module_has_are_shown(self):
+        def fail_here():
+            raise LookupError("here")  # as a traceback shows it
+
+        with pytest.raises(LookupError) as caught:
+            on_pmap(delayed(fail_here)() for _ in range(2))
+        assert "# as a traceback shows it" in str(caught.value.__cause__)
+
+    @pytest.mark.parametrize("return_as", ["list", "generator_unordered"])
+    @pytest.mark.parametrize("where", ["task", "result", "generator of tasks"])
+    def test_a_panic_in_the_caller_is_no_hang(self, where, return_as):
+        def tasks():
+            yield from (delayed(abs)(i) for i in range(20))
+            if where == "generator of tasks":
+                panic()
+            yield delayed(Panicking)() if where == "result" else delayed(id)(Panicking(os.getpid()))
+            yield from (delayed(abs)(i) for i in range(20))
+
+        with pytest.raises(pl.exceptions.PanicException, match="oh"):
+            list(on_pmap(tasks(), return_as=return_as, batch_size=1))
+        assert on_pmap(delayed(abs)(i) for i in range(5)) == list(range(5))
+
+    def test_many_tasks_that_can_not_be_pickled(self):
+        tasks = [delayed(abs)(i) for i in range(8)]
+        tasks += [delayed(abs)(threading.Lock()) for _ in range(2000)]
+        with pytest.raises(pickle.PicklingError):
+            on_pmap(tasks, pre_dispatch="all", batch_size=1)
+
     def test_the_same_object_is_used_again(self):
         with Parallel(n_jobs=2, backend="pmap") as parallel:
             for _ in range(2):
@@ -455,15 +531,28 @@ class TestWhenThingsGoWrong:
             on_pmap(delayed(raise_odd)() for _ in range(2))
 
     def test_a_panic_of_polars(self):
-        def panic():
-            raise pl.exceptions.PanicException("oh")
-
         with pytest.raises(pl.exceptions.PanicException, match="oh"):
             on_pmap(delayed(panic)() for _ in range(2))
 
     def test_output_is_the_callers(self, capsys):
         on_pmap(delayed(print)("hello") for _ in range(2))
         assert capsys.readouterr().out == "hello\nhello\n"
+
+
+def panic():
+    raise pl.exceptions.PanicException("oh")
+
+
+class Panicking:
+    """Can not be opened, and not be sent by the process that it says."""
+
+    def __init__(self, pid=0):
+        self.pid = pid
+
+    def __reduce__(self):
+        if self.pid == os.getpid():
+            panic()
+        return panic, ()
 
 
 def wait_long():
@@ -562,6 +651,13 @@ class TestHowResultsComeBack:
         found = on_pmap(delayed(lambda n, i: bytes([i]) * n)(size, i) for i in range(3))
         assert found == [bytes([i]) * size for i in range(3)]
 
+    def test_of_a_cached_function_that_no_module_has(self):
+        @functools.cache
+        def twice(i):
+            return 2 * i
+
+        assert on_pmap(delayed(twice)(i) for i in range(3)) == [0, 2, 4]
+
     def test_the_initializer_runs_once_in_each_worker(self):
         def count():
             return os.environ["PMAP_TEST_COUNT"], os.getpid()
@@ -649,6 +745,34 @@ class TestTheOtherDirection:
             )
         assert out["x"].to_list() == list(range(100))
         assert os.getpid() not in out["pid"]
+
+
+#: Its first call is in every process that `multiprocessing` starts, while it imports the script.
+SCRIPT = """
+import multiprocessing
+import joblib, pmap
+
+pmap.register_joblib_backend()
+
+def twice(i):
+    return 2 * i
+
+def call():
+    tasks = (joblib.delayed(twice)(i) for i in range(3))
+    print(joblib.Parallel(n_jobs=2, backend="pmap")(tasks), flush=True)
+
+call()
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=call)
+    child.start()
+    child.join()
+"""
+
+
+def test_a_script_that_starts_processes_itself(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = programs.run(tmp_path / "script.py")
+    assert done.stdout == "[0, 2, 4]\n" * 3, done.stderr
 
 
 class TestTasksFromAGenerator:

@@ -31,7 +31,7 @@ def suite(tmp_path_factory):
 
 def run(suite, module, **variables):
     command = ("-m", "pytest", f"{module}.py", "-q", "-p", "no:cacheprovider", "--tb=short")
-    limits = ("--timeout", "60", "-W", "ignore", "--rootdir", suite)
+    limits = ("--timeout", "60", "--rootdir", suite)
     return programs.run(
         *command,
         *limits,

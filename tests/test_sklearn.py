@@ -7,24 +7,29 @@ import warnings
 import joblib
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 import pmap
 
 pytest.importorskip("sklearn", reason="scikit-learn has no wheel for this Python yet")
 
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import make_classification, make_regression
 from sklearn.ensemble import (
     BaggingClassifier,
     ExtraTreesRegressor,
     RandomForestClassifier,
+    StackingRegressor,
     VotingClassifier,
 )
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401  which is what enables it
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
+    HalvingGridSearchCV,
     RandomizedSearchCV,
     cross_val_predict,
     cross_validate,
@@ -95,13 +100,50 @@ def one_vs_one(n_jobs):
     return OneVsOneClassifier(LogisticRegression(), n_jobs=n_jobs).fit(X, Y).predict(X[FEW])
 
 
+def halving_search(n_jobs):
+    options = {"alpha": np.logspace(-2, 2, 8)}
+    search = HalvingGridSearchCV(Ridge(), options, min_resources=60, random_state=0, n_jobs=n_jobs)
+    return search.fit(A, B).cv_results_["mean_test_score"]
+
+
+def stacking(n_jobs):
+    models = [("one", Ridge()), ("two", ExtraTreesRegressor(5, random_state=0))]
+    return StackingRegressor(models, Ridge(), n_jobs=n_jobs).fit(A, B).predict(A)
+
+
+class OfFrame(ClassifierMixin, BaseEstimator):
+    """Wants the rows as a Polars frame, and says the class whose mean is nearest."""
+
+    def fit(self, frame, classes):
+        self.classes_ = np.unique(classes)
+        self.means_ = frame.group_by(pl.lit(classes).alias("y")).mean().sort("y").drop("y")
+        return self
+
+    def predict(self, frame):
+        rows, means = frame.to_numpy()[:, None], self.means_.to_numpy()[None]
+        return self.classes_[((rows - means) ** 2).sum(axis=2).argmin(axis=1)]
+
+
+def polars_frames(n_jobs):
+    return cross_validate(OfFrame(), pl.DataFrame(X), Y, cv=4, n_jobs=n_jobs)["test_score"]
+
+
+def polars_columns(n_jobs):
+    kind = pl.Series("kind", np.array(["u", "v", "w"])[Y])
+    return transformed(pl.DataFrame(X[:, :4], schema=list("abcd")).with_columns(kind), n_jobs)
+
+
 def column_transformer(n_jobs):
     frame = pd.DataFrame(X[:, :4], columns=list("abcd")).assign(kind=np.array(["u", "v", "w"])[Y])
+    return transformed(frame, n_jobs)
+
+
+def transformed(frame, n_jobs):
     columns = ColumnTransformer(
         [("numbers", StandardScaler(), list("abcd")), ("kinds", OneHotEncoder(), ["kind"])],
         n_jobs=n_jobs,
     )
-    return make_pipeline(columns, LogisticRegression()).fit(frame, Y).predict_proba(frame[FEW])
+    return make_pipeline(columns, LogisticRegression()).fit(frame, Y).predict_proba(frame)
 
 
 def feature_union(n_jobs):
@@ -137,6 +179,10 @@ def learning(n_jobs):
         one_vs_rest,
         one_vs_one,
         column_transformer,
+        halving_search,
+        stacking,
+        polars_frames,
+        polars_columns,
         feature_union,
         bagging,
         voting,

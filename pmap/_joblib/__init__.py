@@ -23,6 +23,7 @@ module         one idea
 `_shares`      caller's side: what occurs in many batches, written once
 `_opened`      worker's side: what was shared, mapped and kept
 `_memmaps`     arrays in files of the user's
+`_inside`      what joblib's Parallel has no public way for
 =============  ===================================================================
 
 Nothing here is imported before the first use: joblib is slow to import.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import queue
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from joblib.parallel import (
     ThreadingBackend,
 )
 
+from pmap._joblib._inside import forget_batches
 from pmap._joblib._options import check_names, read_options
 from pmap._joblib._session import Session
 from pmap._resources import cpu_count
@@ -84,7 +83,8 @@ class PmapBackend(AutoBatchingMixin, ParallelBackendBase):
                 raise FallbackToBackend(
                     _make(self.nesting_level, self.inner_max_num_threads, self._options)
                 )
-            options = read_options({**self._options, **backend_kwargs}, self.inner_max_num_threads)
+            threads = {"inner_max_num_threads": self.inner_max_num_threads}
+            options = read_options({**threads, **self._options, **backend_kwargs})
             self._workers = Session(n_jobs, options)
         self.parallel, self._configured, self._n_jobs = parallel, backend_kwargs, n_jobs
         return n_jobs
@@ -123,18 +123,9 @@ class PmapBackend(AutoBatchingMixin, ParallelBackendBase):
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: FBT001, FBT002  as joblib has it
         """Stop what runs, by the end of its workers; others are not touched."""
         self.terminate()
-        _forget_batches(self.parallel)
+        forget_batches(self.parallel)
         if ensure_ready:
             self.configure(n_jobs=self._n_jobs, parallel=self.parallel, **self._configured)
-
-
-def _forget_batches(parallel: Any) -> None:
-    """Of a call that was aborted joblib would run them with the next, and give their results out."""
-    ready = getattr(parallel, "_ready_batches", None)
-    if isinstance(ready, queue.Queue):
-        with contextlib.suppress(queue.Empty):
-            while True:
-                ready.get_nowait()
 
 
 def _is_daemon() -> bool:

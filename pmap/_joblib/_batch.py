@@ -40,7 +40,8 @@ from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     from pmap._board import Place
-    from pmap._joblib._body import Body, Reduced
+    from pmap._cloudpickled import Reduced
+    from pmap._joblib._body import Body
     from pmap._joblib._workers import SetupRef
     from pmap._segment import Segment, Shared
     from pmap._transport._parcel import Columns
@@ -170,13 +171,13 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module_name, global_name)
 
 
-def open_answer(answer: Answer, segment: Segment) -> Any:
+def open_answer(answer: Answer, segment: Segment | None) -> Any:
     """Caller's side: the result; its large frames are the mapping of the segment."""
     if answer.body is None:
         raise TransportError("a worker did not run the tasks")
     if answer.body.place is None:
         return load(answer.body)
-    if answer.body.place != segment.shared:
+    if segment is None or answer.body.place != segment.shared:
         raise TransportError("a worker's answer lies in no segment of its own")
     memory = memoryview(segment.map(answer.end))
     data, *buffers = (bytearray(memory[at : at + size]) for at, size in answer.body.extents)

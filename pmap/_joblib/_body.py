@@ -6,14 +6,13 @@ Only the frames of a result stay where they are: its segment becomes the user's.
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cloudpickle
 import polars as pl
 
+from pmap._cloudpickled import dump_apart
 from pmap._dtypes import refuse_unsupported
 from pmap._segment import START, Shared, open_shared
 from pmap._size import estimate
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from pmap._cloudpickled import Reduced
     from pmap._transport._parcel import Parcel, Span
     from pmap._transport._places import Atlas
 
-    Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
 __all__ = [
     "Body",
@@ -133,32 +132,9 @@ def _open_rest(rest: Parcel) -> pl.DataFrame:
 
 def dump(
     value: object, reducers: dict[type, Callable[[Any], Reduced | None]]
-) -> tuple[bytes, list[Any]]:
+) -> tuple[bytes, list[memoryview]]:
     """Pickle, large buffers apart; by the type of an object, `reducers` may have another way."""
-    buffers: list[Any] = []
-
-    def apart(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            raw = buffer.raw()
-        except BufferError:  # not in one piece
-            return True
-        if raw.nbytes <= INLINE_BYTES:
-            return True
-        buffers.append(raw)
-        return False
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-        def reducer_override(self, obj: Any) -> Any:
-            reduce = reducers.get(type(obj))  # pyright: ignore[reportUnknownArgumentType]
-            if reduce is not None:
-                reduced = reduce(obj)
-                if reduced is not None:
-                    return reduced
-            return super().reducer_override(obj)  # pyright: ignore[reportUnknownVariableType]
-
-    file = io.BytesIO()
-    Pickler(file, protocol=5, buffer_callback=apart).dump(value)
-    return file.getvalue(), buffers
+    return dump_apart(value, reducers, INLINE_BYTES)
 
 
 def is_short(data: bytes, buffers: list[memoryview]) -> bool:

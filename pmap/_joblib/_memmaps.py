@@ -8,7 +8,7 @@ import joblib
 import numpy as np
 
 if TYPE_CHECKING:
-    from pmap._joblib._body import Reduced
+    from pmap._cloudpickled import Reduced
 
 __all__ = ["reduce_as_array", "reduce_by_file"]
 

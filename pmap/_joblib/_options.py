@@ -20,6 +20,7 @@ _NAMES = (
     "idle_worker_timeout",
     "initargs",
     "initializer",
+    "inner_max_num_threads",
     "max_nbytes",
     "max_tasks_per_child",
     "mmap_mode",
@@ -58,13 +59,13 @@ def check_names(options: Mapping[str, object]) -> None:
     """
     for name in options:
         if name not in _NAMES and name not in _IGNORED:
-            hint = nearest(name, (*_NAMES, "n_jobs", "inner_max_num_threads"))
+            hint = nearest(name, (*_NAMES, "n_jobs"))
             raise TypeError(
                 f"joblib's backend 'pmap' has no option {name!r}{hint or '; it has ' + ', '.join(_NAMES)}"
             )
 
 
-def read_options(options: Mapping[str, Any], inner_max_num_threads: int | None) -> JoblibOptions:
+def read_options(options: Mapping[str, Any]) -> JoblibOptions:
     """Check the values too.
 
     Raises
@@ -79,14 +80,14 @@ def read_options(options: Mapping[str, Any], inner_max_num_threads: int | None) 
     given = {
         "idle_timeout": rest,
         "max_tasks_per_child": options.get("max_tasks_per_child"),
-        "inner_max_num_threads": inner_max_num_threads,
+        "inner_max_num_threads": options.get("inner_max_num_threads"),
         "initializer": options.get("initializer"),
     }
     said = resolve(**{name: value for name, value in given.items() if value is not None})
     return JoblibOptions(
         start=_start(options.get("start")),
         initializer=said.initializer,
-        initargs=tuple(options.get("initargs") or ()),
+        initargs=_initargs(options.get("initargs", ())),
         idle_timeout=said.idle_timeout,
         max_tasks_per_child=said.max_tasks_per_child,
         inner_max_num_threads=said.inner_max_num_threads,
@@ -102,9 +103,17 @@ def _start(start: object) -> str:
     if not isinstance(start, str) or start not in _STARTS:
         near = nearest(str(start), _STARTS)
         raise ArgumentError(
-            f"start={start!r}{near or ''}: workers of joblib's backend 'pmap' start by {', '.join(_STARTS)}"
+            f"workers of joblib's backend 'pmap' start by {', '.join(_STARTS)}, not by "
+            f"start={start!r}{near or ''}"
         )
     return start
+
+
+def _initargs(arguments: Any) -> tuple[Any, ...]:
+    try:
+        return () if arguments is None else tuple(arguments)
+    except TypeError:
+        raise ArgumentError(f"initargs={arguments!r}: give a tuple of arguments") from None
 
 
 def _mmap_mode(mode: Any) -> str | None:

@@ -23,6 +23,7 @@ from pmap._function import name_of, send_main_along
 from pmap._interrupts import deferred
 from pmap._joblib._batch import Batch, open_answer
 from pmap._joblib._body import Layout, inline, is_short, placed
+from pmap._joblib._inside import fail_call
 from pmap._joblib._shares import Shares, Sharing
 from pmap._joblib._workers import Workers
 from pmap._watch import kill, was_killed
@@ -95,6 +96,12 @@ def _names(calls: Any) -> str:
     return f"{name_of(items[0][0])}(){some}"
 
 
+def _pass_on(flight: Flight, failure: BaseException) -> None:
+    """What went wrong beside the batch itself: the call that it is of raises it."""
+    if not fail_call(flight.callback, failure):
+        logging.getLogger("pmap").error("a callback of joblib's failed", exc_info=failure)
+
+
 class Session:
     """Workers, and the batches that were given to them.
 
@@ -113,6 +120,7 @@ class Session:
         self._lock = threading.RLock()
         self._waiting: deque[Flight] = deque()
         self._flying: set[Flight] = set()
+        self._replies: list[Segment] = []  # in which nothing lies
         self._closed = False
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._shares = Shares(Sharing(options.max_nbytes, options.mmap_mode, options.kind))
@@ -142,21 +150,26 @@ class Session:
                     return
                 flight = self._waiting.popleft()
                 self._flying.add(flight)
-            self._start(flight)
+            failure = self._start(flight)
+            if failure is not None:
+                self._land(flight, None, failure)
+                self._tell(flight)
 
-    def _start(self, flight: Flight) -> None:
-        try:
-            with deferred:
+    def _start(self, flight: Flight) -> BaseException | None:
+        """Send it; what kept it from that is the batch's, since here may be anybody's thread."""
+        with deferred:
+            try:
                 self._fuel(flight)
                 self._send(flight)
-        except Exception as exc:  # noqa: BLE001  it is the batch's: here may be anybody's thread
-            self._land(flight, None, exc)
+            except BaseException as exc:  # noqa: BLE001  pickling raises anything, `PanicException` too
+                return exc
+        return None
 
     def _fuel(self, flight: Flight) -> None:
         """Pickle it, and take what it needs."""
         data, buffers, flight.used = self._dump(flight)
         flight.calls = None  # what it refers to may go
-        flight.reply = _pages.take(self._kind, 0)
+        flight.reply = self._take_reply()
         if is_short(data, buffers):
             body = inline(data, buffers)
         else:
@@ -170,6 +183,12 @@ class Session:
             raise BackendError("more batches are under way than there are places for")
         batch = Batch(self._workers.setup, body, flight.reply.shared, flight.place, self._log_level)
         flight.task = Task(execute, pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
+
+    def _take_reply(self) -> Segment:
+        with self._lock:
+            if self._replies:
+                return self._replies.pop()
+        return _pages.take(self._kind, 0)
 
     def _dump(self, flight: Flight) -> tuple[bytes, list[Any], list[Any]]:
         send_main_along()
@@ -203,8 +222,8 @@ class Session:
         while (heard := self._heard.get()) is not None:
             try:
                 self._hear(*heard)
-            except Exception:  # as in a future's own callbacks
-                logging.getLogger("pmap").exception("joblib's callback failed")
+            except BaseException as exc:  # noqa: BLE001  this thread goes on, and nobody waits for ever
+                _pass_on(heard[0], exc)
             del heard  # results are the user's alone
 
     def _hear(self, flight: Flight, future: Future[Any]) -> None:
@@ -213,14 +232,16 @@ class Session:
         if killed and not flight.dropped:
             self._again(flight)
             return
+        value = None
         if failure is not None:
-            self._land(flight, None, self._death(flight, failure))
-            return
-        if flight.dropped:
-            self._land(flight, None, BackendError("the batch was aborted"))
-            return
-        value, error = self._open(flight, future.result())
-        self._land(flight, value, error)
+            failure = self._death(flight, failure)
+        elif flight.dropped:
+            failure = BackendError("the batch was aborted")
+        else:
+            value, failure = self._open(flight, future.result())
+        self._land(flight, value, failure)
+        self._launch()
+        self._tell(flight)
 
     def _again(self, flight: Flight) -> None:
         """Its worker was killed for the sake of a batch of another call, which had just ended."""
@@ -232,16 +253,20 @@ class Session:
             self._send(flight)
         except Exception as exc:  # noqa: BLE001  as in `_start`
             self._land(flight, None, exc)
+            self._tell(flight)
 
     def _open(self, flight: Flight, reply: bytes) -> tuple[Any, BaseException | None]:
-        answer: Answer = pickle.loads(reply)  # noqa: S301  from our own worker
-        _output.replay(answer.output)
-        if answer.error is not None:
-            return None, answer.error.rebuild()
         assert flight.reply is not None  # noqa: S101  it was fuelled
         try:
+            answer: Answer = pickle.loads(reply)  # noqa: S301  from our own worker
+            _output.replay(answer.output)
+            if answer.body is None or answer.body.place is None:
+                self._replies.append(flight.reply)  # for the next batch, as it is
+                flight.reply = None
+            if answer.error is not None:
+                return None, answer.error.rebuild()
             return open_answer(answer, flight.reply), None
-        except Exception as exc:  # noqa: BLE001  a result's own unpickling may raise anything
+        except BaseException as exc:  # noqa: BLE001  unpickling a result may raise anything, and so may the caller's stdout
             note(exc, "pmap: raised in the caller while opening the results")
             return None, exc
 
@@ -258,7 +283,7 @@ class Session:
         )
 
     def _land(self, flight: Flight, value: Any, failure: BaseException | None) -> None:
-        """Free what it held, go on with the next, and tell joblib."""
+        """Free what it held: it is over."""
         self._free(flight)
         with self._lock:
             self._flying.discard(flight)
@@ -266,9 +291,15 @@ class Session:
         if last:
             self._give_back()
         flight.settle(value, failure)
-        self._launch()
-        if flight.callback is not None and not flight.dropped:
+
+    def _tell(self, flight: Flight) -> None:
+        """Tell joblib, which takes the next tasks from the user's generator meanwhile."""
+        if flight.callback is None or flight.dropped:
+            return
+        try:
             flight.callback(flight)
+        except BaseException as exc:  # noqa: BLE001  a generator, or what joblib prints, may raise anything
+            _pass_on(flight, exc)
 
     def _free(self, flight: Flight) -> None:
         self._shares.release(flight.used)
@@ -317,6 +348,8 @@ class Session:
             kill(pid)
 
     def _give_back(self) -> None:
+        while self._replies:
+            _pages.give_back(self._replies.pop())
         self._workers.close()
         self._board.close()
         self._heard.put(None)

@@ -1,8 +1,10 @@
 """Caller's side: what occurs in many batches is written to a segment once.
 
 Found by identity, and held by weak reference, so that a number that was another object's is
-never taken for it. What is written stays as long as its object lives and batches come, and
-goes when the call is over; a generator may go through more data than there is memory.
+never taken for it; frames also by where their data lie, since ``frame.lazy()`` or ``frame["x"]``
+is another object in each task. What is written stays as long as such an object lives and
+batches come, and goes when the call is over; a generator may go through more data than there
+is memory.
 
 An array that the caller changes in its place between two tasks is sent as it was first, as
 with joblib's memmapping. A frame that is changed is written anew.
@@ -21,6 +23,7 @@ import numpy as np
 import polars as pl
 
 from pmap import _pages
+from pmap._dtypes import is_mappable
 from pmap._interrupts import deferred
 from pmap._joblib._body import Layout, dump, reduce_by_stream, streams
 from pmap._joblib._memmaps import reduce_by_file
@@ -34,7 +37,7 @@ from pmap._wire import digest_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pmap._joblib._body import Reduced
+    from pmap._cloudpickled import Reduced
     from pmap._segment import Segment
 
 __all__ = ["Shares", "Sharing"]
@@ -77,28 +80,35 @@ class Sharing(NamedTuple):
 
 
 class _Entry:
-    """An object, and where it lies."""
+    """Data, and where they lie."""
 
-    __slots__ = ("held", "is_known", "mark", "of", "ref", "segment", "shelved", "users")
+    __slots__ = ("held", "is_known", "mark", "names", "ref", "segment", "shelved", "users")
 
-    def __init__(self, of: weakref.ref[Any], mark: object) -> None:
-        self.of = of
-        self.mark = mark  #: that changes when the object does
+    def __init__(self, mark: object) -> None:
+        self.mark = mark  #: that is another when the object was changed
         self.held: object = None  #: what else must live as long
         self.shelved: _shelf.Shelved | None = None
         self.segment: Segment | None = None  #: one that is not shared with other calls
         self.ref: Ref | None = None
+        self.names = 0  #: objects that they are the data of
         self.users = 0  #: batches that are under way
         self.is_known = True  #: and may be found for the next batch
 
     def close(self, *, soon: bool) -> None:
         """No batch needs it; `soon` if no other call will either."""
-        self.held = None
+        self.held = self.mark = None
         if self.segment is not None:
             self.segment.close()
         if self.shelved is not None:
             _shelf.discard(self.shelved) if soon else self.shelved.close()
         self.segment = self.shelved = None
+
+
+class _Name(NamedTuple):
+    """An object, and its data."""
+
+    of: weakref.ref[Any]
+    entry: _Entry
 
 
 class Shares:
@@ -107,7 +117,9 @@ class Shares:
     def __init__(self, sharing: Sharing) -> None:
         self._sharing = sharing
         self._lock = threading.RLock()
-        self._entries: dict[int, _Entry] = {}
+        self._names: dict[int, _Name] = {}  # by the number of the object
+        self._by_place: dict[object, _Entry] = {}  # frames
+        self._latest: _Entry | None = None  # frame whose objects have all gone; it may come again
         self._gone: queue.SimpleQueue[weakref.ref[Any]] = queue.SimpleQueue()
         self._of_weakref: dict[int, int] = {}  # by number: what they refer to may have no hash
         self._most = max(16, open_files_limit() // 8)
@@ -124,7 +136,8 @@ class Shares:
         }
         pa: Any = sys.modules.get("pyarrow")  # where it is not imported, nobody has a table
         if pa is not None:
-            reducers[pa.Table] = reducers[pa.RecordBatch] = self._reduce_table
+            tables = (pa.Table, pa.RecordBatch, pa.ChunkedArray)
+            reducers |= dict.fromkeys(tables, self._reduce_table)
         return reducers
 
     def dump(self, value: object) -> tuple[bytes, list[Any], list[_Entry]]:
@@ -152,7 +165,10 @@ class Shares:
     def clear(self) -> None:
         """The call is over: what no batch is using any more goes."""
         with self._lock:
-            entries, self._entries = self._entries, {}
+            entries = {id(name.entry): name.entry for name in self._names.values()}
+            if self._latest is not None:
+                entries[id(self._latest)] = self._latest
+            self._names, self._by_place, self._latest = {}, {}, None
             self._of_weakref.clear()
             for entry in entries.values():
                 entry.is_known = False
@@ -163,10 +179,26 @@ class Shares:
     # Finding, and forgetting.
 
     def _find(self, value: object, mark: object) -> _Entry | None:
-        entry = self._entries.get(id(value))
-        if entry is None or entry.of() is not value or entry.mark != mark:
+        name = self._names.get(id(value))
+        if name is not None and name.of() is value and name.entry.mark == mark:
+            return name.entry
+        if not isinstance(mark, _Version):
             return None
-        return entry
+        twin = self._by_place.get(mark.place)
+        if twin is None or twin.mark != mark:
+            return None
+        self._know(value, twin)
+        return twin
+
+    def _know(self, value: object, entry: _Entry) -> None:
+        """It has these data, and no others that it may have had."""
+        self._make_room(id(value))
+        of = weakref.ref(value, self._gone.put)
+        self._names[id(value)] = _Name(of, entry)
+        self._of_weakref[id(of)] = id(value)
+        entry.names += 1
+        if isinstance(entry.mark, _Version):
+            self._by_place[entry.mark.place] = entry
 
     def _forget_gone(self) -> None:
         while True:
@@ -174,13 +206,24 @@ class Shares:
                 key = self._of_weakref.pop(id(self._gone.get_nowait()), None)
             except queue.Empty:
                 return
-            if key is not None and key in self._entries:
+            if key is not None and key in self._names:
                 self._drop(key)
 
     def _drop(self, key: int) -> None:
-        entry = self._entries.pop(key)
+        """That object is not there any more, or has other data."""
+        name = self._names.pop(key)
+        self._of_weakref.pop(id(name.of), None)
+        entry: _Entry | None = name.entry
+        name.entry.names -= 1
+        if name.entry.names == 0 and isinstance(name.entry.mark, _Version):
+            entry, self._latest = self._latest, name.entry
+        if entry is not None and entry is not self._latest and entry.names == 0:
+            self._forget(entry)
+
+    def _forget(self, entry: _Entry) -> None:
         entry.is_known = False
-        self._of_weakref.pop(id(entry.of), None)
+        if isinstance(entry.mark, _Version) and self._by_place.get(entry.mark.place) is entry:
+            del self._by_place[entry.mark.place]
         if entry.users == 0:
             entry.close(soon=True)
 
@@ -190,11 +233,9 @@ class Shares:
         """Where the object lies; written there if it does not yet."""
         entry = self._find(value, mark)
         if entry is None:
-            self._make_room(id(value))
-            entry = _Entry(weakref.ref(value, self._gone.put), mark)
+            entry = _Entry(mark)
             write(entry)
-            self._entries[id(value)] = entry
-            self._of_weakref[id(entry.of)] = id(value)
+            self._know(value, entry)
         if entry.ref is not None:
             entry.users += 1
             self._used.append(entry)
@@ -202,10 +243,10 @@ class Shares:
 
     def _make_room(self, key: int) -> None:
         """Each segment takes a descriptor: those that rest longest go."""
-        if key in self._entries:
+        if key in self._names:
             self._drop(key)
-        if len(self._entries) >= self._most:
-            resting = [key for key, entry in self._entries.items() if entry.users == 0]
+        if len(self._names) >= self._most:
+            resting = [key for key, name in self._names.items() if name.entry.users == 0]
             for old in resting[: max(1, self._most // 4)]:
                 self._drop(old)
 
@@ -242,7 +283,7 @@ class Shares:
             columns = layout.add_frame(frame, atlas)
             self._write(entry, layout, FrameData(columns, kind))
 
-        ref = self._reference(value, _mark_of(frame), write)
+        ref = self._reference(value, _Version(frame, kind), write)
         return None if ref is None else (open_shared_data, (ref, "r"))
 
     def _reduce_lazy(self, value: pl.LazyFrame) -> Reduced | None:
@@ -297,21 +338,36 @@ def _only_frame(lazy: pl.LazyFrame) -> pl.DataFrame | None:
     return lazy.collect() if plan.startswith("DF [") and "\n" not in plan else None
 
 
-def _mark_of(frame: pl.DataFrame) -> object:
-    """Changes when the frame is changed in its place: where its buffers lie, and which columns it has.
+class _Version:
+    """A frame as it was: equal to another while nothing was changed in its place.
 
-    Of dtypes whose buffers pyarrow gets as they are; categories are made anew each time.
+    It holds on to the data, so that what Polars changes lies elsewhere from then on, and what
+    is freed is never taken for what lies there next.
     """
-    fixed = [name for name, dtype in frame.schema.items() if _lies_still(dtype)]
-    table = frame.select(fixed).to_arrow(compat_level=pl.CompatLevel.newest())
-    addresses = tuple(
+
+    def __init__(self, frame: pl.DataFrame, kind: str) -> None:
+        # Of its own: it may become another while somebody looks at it.
+        self._frame = frame.clone()
+        other = [name for name, dtype in frame.schema.items() if not is_mappable(name, dtype)]
+        self._rest = self._frame.select(other)
+        addresses = _addresses(self._frame.drop(other) if other else self._frame)
+        #: Where the data lie, and what they are the data of.
+        self.place = kind, frame.height, tuple(frame.schema.items()), tuple(addresses)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Version) or self.place != other.place:
+            return False
+        return self._rest.width == 0 or self._rest.equals(other._rest)
+
+    __hash__ = None  # type: ignore[assignment]  # nobody looks for one
+
+
+def _addresses(frame: pl.DataFrame) -> list[int | None]:
+    """Where its buffers lie, but for those of categories, which are made anew each time."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.newest())
+    return [
         None if buffer is None else buffer.address
         for column in table.columns
         for chunk in column.chunks
         for buffer in chunk.buffers()
-    )
-    return frame.height, tuple(frame.schema.items()), addresses
-
-
-def _lies_still(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() or dtype.is_temporal() or isinstance(dtype, pl.String | pl.Binary)
+    ]

@@ -7,14 +7,13 @@ lookup table of a gigabyte costs the same for one partition as for a thousand.
 
 from __future__ import annotations
 
-import io
 import mmap
 import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from pmap._cloudpickled import reduce_cached, with_code_names
+from pmap._cloudpickled import dump_apart
 from pmap._interrupts import deferred
 from pmap._segment import START, Shared, open_shared
 from pmap._size import estimate
@@ -58,38 +57,9 @@ class Closure:
 
     def dump(self, function: object) -> Pickled:
         """Pickle, large data apart."""
-        import cloudpickle  # noqa: PLC0415  only calls that leave the process need it
-
-        buffers: list[Any] = []
-        reduce_frame = self._reduce
-
-        def apart(buffer: pickle.PickleBuffer) -> bool:
-            try:
-                raw = buffer.raw()
-            except BufferError:  # not in one piece
-                return True
-            if raw.nbytes <= INLINE_BYTES:
-                return True
-            buffers.append(raw)
-            return False
-
-        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-            dispatch_table = with_code_names(cloudpickle.Pickler.dispatch_table)
-
-            def reducer_override(self, obj: Any) -> Any:
-                if isinstance(obj, pl.DataFrame | pl.Series) and type(obj) in _KINDS:
-                    reduced = reduce_frame(obj)
-                    if reduced is not None:
-                        return reduced
-                cached = reduce_cached(obj)
-                if cached is not NotImplemented:
-                    return cached
-                return super().reducer_override(obj)  # pyright: ignore[reportUnknownVariableType]
-
-        file = io.BytesIO()
-        apart_if_shared = None if self._kind is None else apart
-        Pickler(file, protocol=5, buffer_callback=apart_if_shared).dump(function)
-        return self._pickled(file.getvalue(), buffers)
+        reducers = {} if self._kind is None else dict.fromkeys(_KINDS, self._reduce)
+        longest = None if self._kind is None else INLINE_BYTES
+        return self._pickled(*dump_apart(function, reducers, longest))
 
     def _pickled(self, data: bytes, buffers: list[Any]) -> Pickled:
         if not buffers:
@@ -111,7 +81,7 @@ class Closure:
     def _reduce(self, data: pl.DataFrame | pl.Series) -> tuple[Callable[..., Any], Any] | None:
         """How a large frame or Series is opened in a worker; ``None``: as it always is."""
         frame = data if isinstance(data, pl.DataFrame) else data.to_frame()
-        if self._kind is None or estimate(frame) <= INLINE_BYTES:
+        if estimate(frame) <= INLINE_BYTES:
             return None
         return (_open_series if frame is not data else _open_frame), (self._parcel(frame),)
 

@@ -28,8 +28,6 @@ def pytest_collection_modifyitems(config, items):
 
 def is_about_us(item):
     """Whether it is about the backend, or about none in particular."""
-    if "factory" in item.fixturenames:  # of loky's executor, or of multiprocessing's pool
-        return False
     return "pmap" in item.name or not any(other in item.name for other in OTHERS)
 
 
