@@ -121,7 +121,7 @@ def _has_joblib_backend() -> bool:
 
 JOBLIB_ON_PMAP = "joblib on pmap"
 
-_BACKENDS = {"dask": ("distributed",), "loky": ("loky",)}
+_BACKENDS = {"dask": ("distributed",), "loky": ("loky",), "joblib": ("joblib",)}
 
 _ALL = (
     Entry(LOOP, _on(_contenders.Loop), short=True),
