@@ -25,6 +25,7 @@ class Bar:
         from tqdm import tqdm  # noqa: PLC0415  as in pmap: only who sees a bar pays for it
 
         self._bar: Any = tqdm(total=total, desc=what, unit="step", leave=False, disable=None)
+        self._over = 0  #: steps: none before the first is told
 
     def __enter__(self) -> Self:
         """As it is."""
@@ -37,7 +38,8 @@ class Bar:
         self._bar.close()
 
     def step(self, doing: str) -> None:
-        """Tell what comes next."""
+        """Tell what comes next, the one before being over."""
         self._bar.set_postfix_str(doing, refresh=False)
-        self._bar.update()
+        self._bar.update(self._over)
         self._bar.refresh()
+        self._over = 1

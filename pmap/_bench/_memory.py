@@ -1,12 +1,13 @@
 """How many rows this machine has memory for, since all contenders of a workload live at once.
 
-What each takes was measured on 64-bit Linux, and rounded up.
+What each takes was measured on 64-bit Linux, with two workers.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pmap._bench._table import CONTENDERS
 from pmap._bench._workloads import job_of
 from pmap._resources import available_memory
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["affordable_rows"]
 
 #: Of what is free, what may be used.
-_PART = 0.7
-#: Bytes of a process with Polars in it; of a cluster, all that it has beside workers.
-_PROCESS, _CLUSTER = 60_000_000, 700_000_000
+_PART = 0.8
+#: Bytes of a process with Polars in it; and what clusters have beside their workers.
+_PROCESS = 40_000_000
+_CLUSTERS = {"ray": 600_000_000, "dask": 150_000_000}
 #: Copies of a frame: that everybody keeps, and that the one whose turn it is takes beside.
 _KEPT, _USED = 2, 6
 _SAMPLE = 2_000
@@ -38,8 +40,8 @@ def affordable_rows(workload: Workload, rows: int, names: Collection[str], worke
 
 
 def _bytes_beside_frames(name: str, workers: int) -> int:
-    cluster = _CLUSTER if name.startswith(("ray", "dask")) else 0
-    return cluster + _PROCESS * (1 + workers)
+    cluster = next((size for word, size in _CLUSTERS.items() if name.startswith(word)), 0)
+    return cluster + _PROCESS * (1 if CONTENDERS[name].alone else 1 + workers)
 
 
 def _bytes_of_row(workload: Workload, workers: int) -> float:
