@@ -53,26 +53,36 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     add = bench.add_argument
     add("--short", action="store_true", help="under three minutes: fewer contenders and rows")
     add("--rows", type=_positive, metavar="N", help="rows of every frame")
-    add("--scale", type=float, default=1.0, metavar="X", help="a factor of each frame's rows")
+    add("--scale", type=_factor, default=1.0, metavar="X", help="a factor of each frame's rows")
     add("--rounds", type=_positive, metavar="N", help="calls on warm workers")
     add("--cold-rounds", type=_positive, metavar="N", help="first calls, each in a new process")
     add("--jobs", type=_positive, metavar="N", help="workers of each contender (default: all CPUs)")
-    add("--workloads", nargs="+", default=[], metavar="NAME", help="these alone")
+    add("--workloads", nargs="+", default=[], metavar="NAME", help="these alone, as of --list")
     add(
         "--contenders", nargs="+", default=[], metavar="NAME", help="these and the plain loop alone"
     )
     add("--curves-on", default="forkserver", metavar="NAME", help="the backend of the curves")
-    add("--timeout", type=float, default=600.0, metavar="S", help="seconds a contender may take")
-    add("--json", metavar="FILE", help="write all figures there")
+    add("--timeout", type=_factor, default=600.0, metavar="S", help="seconds a contender may take")
+    add("--json", metavar="FILE", help="write all figures there; - is stdout")
     add("--html", metavar="FILE", help="write a page with plots there")
     add("--list", action="store_true", help="print the names of workloads and contenders, and stop")
     add("--profile", action="store_true", help="print where pmap's own time goes instead")
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        message = f"must be at least 1, not {number}"
+    if not text.isdecimal() or int(text) < 1:
+        message = f"must be a whole number, at least 1, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
+def _factor(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        message = f"must be a number above 0, not {text!r}"
         raise argparse.ArgumentTypeError(message)
     return number
 
@@ -100,11 +110,10 @@ def _demo(rows: int | None, backends: Sequence[str] | None, jobs: int | None) ->
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from pmap._bench import _profile, _run  # noqa: PLC0415 - nobody else pays for them
+    from pmap._bench import _choice, _profile, _run, _text  # noqa: PLC0415 - nobody else pays
 
     if options.list:
-        workloads, contenders = _run.names_of_all()
-        print("workloads: ", ", ".join(workloads), "\ncontenders:", ", ".join(contenders))
+        print(_text.names(*_choice.descriptions()))
         return 0
     try:
         if options.profile:
@@ -113,8 +122,9 @@ def _bench(options: argparse.Namespace) -> int:
         given = dict(vars(options))
         for other in ("version", "command", "list", "profile"):
             del given[other]
-        return _run.run(_run.Choice(workers=given.pop("jobs"), **given))
+        return _run.run(_choice.Choice(workers=given.pop("jobs"), **given))
     except KeyboardInterrupt:
+        print("\nstopped: files have what was measured until then", file=sys.stderr)
         return _INTERRUPTED
 
 

@@ -19,13 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "adopt", "available_backends", "get_backend"]
 
 GROUP = "pmap.backends"
+_DISTRIBUTION = "polars-pmap"
 
 
 @cache
 def _registered() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # noqa: PLC0415  not needed at import
 
-    return {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in (*entry_points(group=GROUP), *_own().values())}
+
+
+@cache
+def _own() -> dict[str, EntryPoint]:
+    """Those of our own distribution, whose names are taken: a tenth of the time of looking at all."""
+    from importlib.metadata import (  # noqa: PLC0415  as above
+        PackageNotFoundError,
+        distribution,
+    )
+
+    try:
+        points = distribution(_DISTRIBUTION).entry_points
+    except PackageNotFoundError:
+        return {}  # some frozen programs have the entry points alone
+    return {point.name: point for point in points if point.group == GROUP}
 
 
 def available_backends() -> tuple[str, ...]:
@@ -75,7 +91,7 @@ def get_backend(name: str) -> BackendFactory:
     1
     """
     refuse_fork(name)
-    point = _registered().get(name)
+    point = _own().get(name) or _registered().get(name)
     if point is None:
         names = available_backends()
         raise UnknownBackendError(
@@ -88,7 +104,7 @@ def get_backend(name: str) -> BackendFactory:
 
 
 def _how_to_install(point: EntryPoint, exc: ImportError) -> str:
-    distribution = point.dist.name if point.dist is not None else "polars-pmap"
+    distribution = point.dist.name if point.dist is not None else _DISTRIBUTION
     return f'backend {point.name!r} needs what is not installed ({exc}): pip install "{distribution}[{point.name}]"'
 
 

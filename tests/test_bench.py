@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import select
+import shlex
+import signal
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import polars as pl
 import programs
 import pytest
 
-from pmap._bench import _figures, _plots, _processes, _text
+from pmap.__main__ import _parser
+from pmap._bench import _compare, _figures, _memory, _plots, _processes, _text
+from pmap._bench._choice import Choice
 from pmap._bench._compare import Course, compare
 from pmap._bench._contenders import Loop, Setting, slices
 from pmap._bench._curves import Point, beside_limits, fit
 from pmap._bench._page import page
-from pmap._bench._scripts import SCRIPTS
+from pmap._bench._scripts import SCRIPTS, scripts
 from pmap._bench._table import CONTENDERS, IDEAL, LOOP, Entry
 from pmap._bench._workloads import WORKLOADS, job_of
 
@@ -108,10 +118,10 @@ def test_curves_are_measured_and_fitted(tmp_path):
 
 
 @pytest.mark.once
-def test_the_profile_tells_of_five_paths():
+def test_the_profile_tells_of_six_paths():
     done = bench("--profile", "--scale", "0.002", "--jobs", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" a call (") == 4
+    assert done.stdout.count(" a call (") == 5
     assert "import pmap, after Polars: " in done.stdout
 
 
@@ -121,10 +131,78 @@ def test_names_are_listed():
     assert all(name in done.stdout for name in (*WORKLOADS, *CONTENDERS))
 
 
-def test_a_name_that_there_is_not_is_an_error():
-    done = bench("--workloads", "parsing")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workloads", "parze"], "there is no workload 'parze': did you mean parse?"),
+        (["--contenders", "?"], "there is no contender '?'; there are: plain loop, "),
+        (
+            ["--curves-on", "spwan"],
+            "there is no backend for --curves-on 'spwan': did you mean spawn?",
+        ),
+        (["--rows", "few"], "--rows: must be a whole number, at least 1, not 'few'"),
+        (["--scale", "-1"], "--scale: must be a number above 0, not '-1'"),
+        (["--timeout", "nan"], "--timeout: must be a number above 0, not 'nan'"),
+        (["--html", "-"], "only JSON goes to stdout"),
+    ],
+)
+def test_what_cannot_be_had_is_told_before_anything_is_measured(words, said):
+    done = bench(*words)
     assert done.returncode == 2
-    assert "No such name: parsing. There are: parse, " in done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_commands_that_are_written_down_are_understood(name):
+    text = (Path(__file__).parent.parent / name).read_text()
+    commands = re.findall(r"python -m pmap (bench[^`\n#]*)", text)
+    assert commands
+    for words in commands:
+        options = _parser().parse_args(shlex.split(words))
+        chosen = Choice(workloads=options.workloads, contenders=options.contenders)
+        assert chosen.refusal() is None
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path):
+    there, nowhere = tmp_path / "out.html", tmp_path / "no" / "out.json"
+    assert Choice(html=str(there)).refusal() is None
+    assert not there.exists()
+    refusal = Choice(json=str(nowhere), html=str(tmp_path)).refusal()
+    assert refusal == (
+        f"cannot write {nowhere}: No such file or directory\n"
+        f"cannot write {tmp_path}: Is a directory"
+    )
+
+
+def test_json_goes_to_stdout_alone():
+    done = bench(*SMALL, "--workloads", "tiny", "--contenders", "native Polars", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)["workloads"]
+    assert [row["contender"] for row in told["contenders"]] == [LOOP, "native Polars"]
+    assert "Latency: a frame of 1,000 rows" in done.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_nothing_behind(how, tmp_path):
+    family = programs.Family()
+    words = ["--workloads", "parse", "--contenders", "ideal", "loky", "pmap forkserver"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pmap", "bench", *words, "--rows", "3000", "--rounds", "100000"],
+        env={**os.environ, **family.variables, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        while len([each for each in family if "_share" in programs.command(each)]) < 2:
+            assert program.poll() is None
+            select.select([], [], [], 0.05)  # the ideal's copies are there once it is called
+        program.send_signal(how)
+        _, said = program.communicate(timeout=programs.SOON)
+    assert program.returncode == (130 if how == signal.SIGINT else 143)
+    assert "Traceback" not in said
+    assert family.left() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 class _Wrong:
@@ -140,25 +218,57 @@ class _Wrong:
         pass
 
 
-def compared(monkeypatch, **entries):
+def course_of(folder, timeout=60.0):
+    return Course(2, rounds=1, cold_rounds=1, seed=0, timeout=timeout, folder=str(folder))
+
+
+def compared(monkeypatch, folder, **entries):
     """A comparison in which these take part; hosts are processes, and so know only real names."""
     for name, entry in entries.items():
         monkeypatch.setitem(CONTENDERS, name, entry)
-    course = Course(workers=2, rounds=1, cold_rounds=1, seed=0, timeout=60.0)
-    return compare(WORKLOADS["tiny"], ROWS, [LOOP, *entries], course)
+    return compare(WORKLOADS["tiny"], ROWS, [LOOP, *entries], course_of(folder))
 
 
-def test_a_contender_that_is_not_installed_is_named_with_what_it_lacks(monkeypatch):
+def test_a_contender_that_is_not_installed_is_named_with_what_it_lacks(monkeypatch, tmp_path):
     entry = Entry("missing", _Wrong, needs=("no_such_module",))
-    told = compared(monkeypatch, missing=entry)
+    told = compared(monkeypatch, tmp_path, missing=entry)
     assert told["left_out"] == {"missing": "not there: no_such_module"}
     assert "left out: missing (not there: no_such_module)" in _text.table(told)
 
 
-def test_a_contender_that_fails_does_not_end_the_others(monkeypatch):
-    told = compared(monkeypatch, unknown=Entry("unknown", _Wrong))
+def test_a_contender_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
+    told = compared(monkeypatch, tmp_path, unknown=Entry("unknown", _Wrong))
     errors = {row["contender"]: row["error"] for row in told["contenders"]}
     assert errors == {LOOP: None, "unknown": "KeyError: 'unknown'"}
+
+
+def test_a_contender_that_does_not_answer_is_ended(tmp_path):
+    names = [LOOP, "pmap forkserver"]
+    told = compare(WORKLOADS["tiny"], ROWS, names, course_of(tmp_path, timeout=0.001))
+    assert {row["error"] for row in told["contenders"]} == {"no answer in 0.001 s"}
+    told = scripts(ROWS, names, course_of(tmp_path, timeout=0.001))
+    assert {row["error"] for row in told["contenders"]} == {"it did not end in 0.001 s"}
+
+
+def test_a_result_that_differs_from_the_loops_is_told(tmp_path):
+    match = _compare._Match(WORKLOADS["tiny"], ROWS, [LOOP, "loky", "joblib"], course_of(tmp_path))
+    match._prints.update({LOOP: "a", "loky": "b", "joblib": "a"})
+    match._check()
+    errors = {name: row.error for name, row in match.rows.items()}
+    assert errors == {
+        LOOP: None,
+        "loky": "its result differs from the plain loop's",
+        "joblib": None,
+    }
+
+
+@pytest.mark.parametrize("free", [None, 2 * 10**9, 10**8])
+def test_rows_are_as_many_as_there_is_memory_for(monkeypatch, free):
+    monkeypatch.setattr(_memory, "available_memory", lambda: free)
+    names, asked = ["plain loop", "loky", "pmap spawn"], 10**8
+    rows = _memory.affordable_rows(WORKLOADS["both ways"], asked, names, workers=2)
+    assert rows == asked if free is None else rows < asked
+    assert (rows == 0) == (free == 10**8)
 
 
 def row(name, seconds, error=None):
@@ -211,7 +321,7 @@ def test_who_gave_a_wrong_result_is_not_first():
 class _Page(HTMLParser):
     """Opens and closes its elements, and names nothing outside."""
 
-    VOID = ("meta", "line", "rect", "circle", "polyline")
+    VOID = ("meta", "br", "line", "rect", "circle", "polyline")
 
     def __init__(self):
         super().__init__()
@@ -246,6 +356,7 @@ def test_a_page_stands_alone_and_escapes_what_it_is_given():
         "load": 0.0,
         "system": "",
         "python": "3",
+        "bytecode": True,
     }
     html = page(
         {
@@ -317,7 +428,7 @@ def test_memory_and_time_of_processes_below_are_counted():
         "while peak.bytes - before < 100_000_000: pass\n"
         "assert p.cpu_seconds(os.getpid()) > 0\n"
         "assert p.descendants(os.getpid()) == [child.pid]\n"
-        "p.kill(child.pid); child.wait(); print(peak.stop() - before)"
+        "p.Family(child.pid).kill(); child.wait(); print(peak.stop() - before)"
     )
     done = programs.run("-c", program)
     assert done.returncode == 0, done.stderr

@@ -11,14 +11,6 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.mark.once
-def test_latency():
-    done = programs.run(BENCHMARKS / "latency.py", "--rounds", "2", "--cold-rounds", "0")
-    assert done.returncode == 0, done.stderr
-    for name in ("pmap forkserver", "pmap spawn", "ProcessPoolExecutor(spawn)", "loky", "joblib"):
-        assert f"  {name} " in done.stdout
-
-
-@pytest.mark.once
 def test_protection():
     done = programs.run(BENCHMARKS / "protection.py", "--partitions", "200", "--rounds", "1")
     assert done.returncode == 0, done.stderr

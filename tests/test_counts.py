@@ -250,3 +250,36 @@ def test_import_leaves_out_what_only_some_calls_need():
     }
     waiting = {".".join(name.split(".")[:2]) for name in ours - found}
     assert waiting == LATER
+
+
+LARGE_LIBRARIES = """
+import sys
+import polars as pl
+import pmap
+
+def imported(names=("numpy", "pyarrow")):
+    return [name for name in names if name in sys.modules]
+
+def of_worker(part):
+    return pl.DataFrame({"name": imported()}, schema={"name": pl.String})
+
+frame = pl.DataFrame({"x": range(100), "s": ["a"] * 100})
+out = pmap.map_partitions(frame, of_worker, n_partitions=1, backend=sys.argv[1], n_jobs=1)
+print(imported(), out["name"].to_list())
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "caller", "forked"),
+    [("", [], []), ("import pyarrow", ["numpy", "pyarrow"], ["numpy", "pyarrow"])],
+    ids=["without", "with"],
+)
+def test_a_small_frame_imports_no_large_library_anywhere(own_pool, before, caller, forked):
+    """They take as long as Polars; a fork server has those that the caller has, for its forks to share."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + LARGE_LIBRARIES, own_pool],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == f"{caller} {forked if own_pool == 'forkserver' else []}"

@@ -34,6 +34,7 @@ __all__ = [
     "READY",
     "REFUSED",
     "REQUEST",
+    "SHARED",
     "WAIT",
     "Ending",
     "main",
@@ -48,9 +49,11 @@ REFUSED = b"refused "
 _POOL_RUNS = b"Polars' thread pool runs in the fork server"
 _NO_PROC = b"/proc does not say whether Polars' thread pool runs in the fork server"
 
-#: What is asked of the fork server: what, and which pid.
+#: What is asked of the fork server: what, and which of `SHARED` to have, as bits; or which pid.
 REQUEST = struct.Struct("!cq")
 FORK, WAIT = b"F", b"W"
+#: Libraries that take 0.1 s to import, and that workers need where the caller does: for large frames.
+SHARED = ("numpy", "pyarrow")
 #: What it answers to `WAIT`: an `Ending`.
 ENDING = struct.Struct("!qq")
 #: Bytes of what the system counts a process's memory in.
@@ -61,6 +64,7 @@ _GRACE = 0.5
 
 def main(role: str, fd: int, line: tuple[str, int] | None) -> None:
     """Entry point of a fresh interpreter."""
+    gc.disable()  # while it imports, of which nothing is garbage
     life = None if line is None else LifeLine(*line)
     _serve(socket.socket(fileno=fd), life) if role == "server" else _work(fd, life)
 
@@ -73,6 +77,7 @@ def _work(fd: int, life: LifeLine | None) -> None:
     threading.Thread(target=_end_with_pipe, args=(fd,), name="pmap-watch", daemon=True).start()
     from pmap._worker import execute  # noqa: PLC0415  imports Polars: the watch starts first
 
+    gc.enable()
     pipe = Connection(fd)
     try:
         pipe.send_bytes(READY + str(os.getpid()).encode())
@@ -123,26 +128,28 @@ def _is_pool_thread(task: str) -> bool:
 def _serve(control: socket.socket, life: LifeLine | None) -> None:
     """Fork workers on request, until the control socket closes."""
     end_with(life)
-    _preload()
+    _preload("pmap._worker", "cloudpickle")
+    # Python 3.12+ warns at a fork beside any thread; here there are the allocator's alone.
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     while True:
         data, fds, _, _ = socket.recv_fds(control, REQUEST.size, 1)
         if not data:
             os._exit(0)
-        what, pid = REQUEST.unpack(data)
+        what, number = REQUEST.unpack(data)
         if what == FORK:
+            _preload(*(name for bit, name in enumerate(SHARED) if number >> bit & 1))
             _fork(control, fds[0], life)
         else:
-            control.sendall(ENDING.pack(*reap(pid)))
+            control.sendall(ENDING.pack(*reap(number)))
 
 
-def _preload() -> None:
+def _preload(*names: str) -> None:
     """Import what workers need; never ``__main__``, whose code could run a query."""
-    for name in ("pmap._worker", "pyarrow.ipc", "cloudpickle"):
+    new = [name for name in names if name not in sys.modules]
+    for name in new:
         importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # the collector of a worker leaves the shared pages alone
-    # Python 3.12+ warns at a fork beside any thread; here there are the allocator's alone.
-    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+    if new:
+        gc.freeze()  # the collector of a worker leaves the shared pages alone
 
 
 def _fork(control: socket.socket, fd: int, life: LifeLine | None) -> None:

@@ -252,7 +252,9 @@ class ForkserverLauncher:
         return _Forked(Connection(ours.detach()), self, self._process)
 
     def _ask_for_fork(self, end: socket.socket) -> None:
-        request = _child.REQUEST.pack(_child.FORK, 0)
+        # A program that has no use for these, as long as its frames are small, does not wait for them.
+        shared = sum(1 << bit for bit, name in enumerate(_child.SHARED) if name in sys.modules)
+        request = _child.REQUEST.pack(_child.FORK, shared)
         try:
             socket.send_fds(self._server(), [request], [end.fileno()])
         except OSError:  # it was killed just now: another one

@@ -22,6 +22,9 @@ module          one idea
 `_text`         tables for a terminal
 `_page`         the same as a page of HTML, with plots
 `_plots`        plots as SVG
+`_choice`       what was asked for, and whether it can be had
+`_memory`       how many rows there is memory for
+`_bar`          what is being measured, on a terminal
 `_run`          the command's course
 ==============  =================================================================
 

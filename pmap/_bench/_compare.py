@@ -7,13 +7,14 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pmap._bench._bar import Bar
 from pmap._bench._host import Order
 from pmap._bench._hosts import Host, HostError
 from pmap._bench._processes import Peak, cpu_seconds
 from pmap._bench._table import CONTENDERS, IDEAL, LOOP, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
     from pmap._bench._workloads import Workload
 
@@ -34,6 +35,8 @@ class Course:
         Of data and of the order.
     timeout
         Seconds that one contender may take for one answer.
+    folder
+        Of temporary files.
     """
 
     workers: int
@@ -41,6 +44,7 @@ class Course:
     cold_rounds: int
     seed: int
     timeout: float
+    folder: str
 
 
 @dataclass
@@ -82,33 +86,45 @@ class _Match:
 
     def run(self) -> None:
         """All rounds."""
-        with contextlib.ExitStack() as stack:
-            hosts: dict[str, Host] = {}
-            for number in range(max(1, self._course.cold_rounds)):
-                for name in self._shuffled(self.rows):
-                    self._start(stack, hosts, name, last=number >= self._course.cold_rounds - 1)
-            for _ in range(self._course.rounds):
-                for name in self._shuffled(hosts):
-                    self._guarded(name, hosts, self._warm)
-            for name in self._shuffled(hosts):
-                self._guarded(name, hosts, self._peak)
+        calls = self._course.cold_rounds + self._course.rounds + 1
+        with Bar(self._workload.name, len(self.rows) * calls) as self._bar:
+            for _ in range(self._course.cold_rounds - 1):
+                with self._hosts() as hosts:
+                    self._round("first call", hosts, self._cold)
+            with self._hosts() as hosts:
+                self._round("first call", hosts, self._cold)
+                for _ in range(self._course.rounds):
+                    self._round("warm call", hosts, self._warm)
+                self._round("memory", hosts, self._peak)
         self._check()
+
+    @contextlib.contextmanager
+    def _hosts(self) -> Generator[dict[str, Host]]:
+        """A process for each contender, with its data: they start together, and end together."""
+        course, hosts = self._course, dict[str, Host]()
+        with contextlib.ExitStack() as stack:
+            for name in self._shuffled(self.rows):
+                order = Order(self._workload.name, name, self._rows, course.seed, course.workers)
+                hosts[name] = stack.enter_context(Host(order, course.timeout, course.folder))
+            for name in list(hosts):
+                self._guarded(name, hosts, self._ready)
+            try:
+                yield hosts
+            except BaseException:
+                for host in hosts.values():
+                    host.kill()
+                raise
+            for host in hosts.values():
+                host.dismiss()
+
+    def _round(self, what: str, hosts: dict[str, Host], do: Callable[[Host, str], None]) -> None:
+        for name in self._shuffled(hosts):
+            self._bar.step(f"{what}: {name}")
+            self._guarded(name, hosts, do)
 
     def _shuffled(self, names: Iterable[str]) -> list[str]:
         known = [name for name in names if self.rows[name].error is None]
         return self._random.sample(known, len(known))
-
-    def _start(
-        self, stack: contextlib.ExitStack, hosts: dict[str, Host], name: str, *, last: bool
-    ) -> None:
-        course = self._course
-        order = Order(self._workload.name, name, self._rows, course.seed, course.workers)
-        host = stack.enter_context(Host(order, course.timeout))
-        hosts[name] = host
-        self._guarded(name, hosts, self._cold)
-        if not last:
-            host.close()
-            hosts.pop(name, None)
 
     def _guarded(self, name: str, hosts: dict[str, Host], do: Callable[[Host, str], None]) -> None:
         """One contender's failure is its own."""
@@ -116,10 +132,15 @@ class _Match:
             do(hosts[name], name)
         except HostError as exc:
             self.rows[name].error = str(exc)
-            hosts.pop(name).close()
+            host = hosts.pop(name)
+            host.kill()  # it would not answer to being told to end, either
+            host.close()
+
+    def _ready(self, host: Host, name: str) -> None:
+        del name
+        self.size = host.ready()
 
     def _cold(self, host: Host, name: str) -> None:
-        self.size = host.ready()
         self.rows[name].cold += host.call()
         self._prints[name] = host.fingerprint()
 

@@ -30,6 +30,7 @@ __all__ = [
     "Loky",
     "Loop",
     "Mpire",
+    "Placed",
     "Pmap",
     "Processes",
     "Ray",
@@ -41,7 +42,7 @@ __all__ = [
     "slices",
 ]
 
-LOCAL_BACKENDS = ("serial", "threads", "forkserver", "spawn", "loky", "dask")
+LOCAL_BACKENDS = ("serial", "threads", "forkserver", "spawn", "loky", "dask", "joblib")
 
 
 def slices(frame: pl.DataFrame, n: int) -> list[pl.DataFrame]:
@@ -207,10 +208,9 @@ class Joblib:
 
     def __call__(self, frame: pl.DataFrame, function: Function, /) -> pl.DataFrame:
         """Map it, and give one frame."""
-        call, rest = self._delayed(function), ()
-        if isinstance(function, partial):
-            call, rest = self._delayed(function.func), function.args
-        return joined(self._parallel(call(*rest, part) for part in self._setting.parts(frame)))
+        function, bound = _unbound(function)
+        call = self._delayed(function)
+        return joined(self._parallel(call(*bound, part) for part in self._setting.parts(frame)))
 
     def close(self) -> None:
         """Stop the workers."""
@@ -218,15 +218,22 @@ class Joblib:
 
 
 class Mpire:
-    """mpire's pool, kept alive."""
+    """mpire's pool, kept alive; a bound argument is shared among its tasks."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         mpire = _foreign("mpire")
         self._pool = mpire.WorkerPool(setting.workers, start_method="spawn", keep_alive=True)
+        self._shared: tuple[Any, ...] = ()
 
     def __call__(self, frame: pl.DataFrame, function: Function, /) -> pl.DataFrame:
         """Map it, and give one frame."""
+        function, bound = _unbound(function)
+        if bound:
+            function = partial(_with_shared, function)
+        if bound is not self._shared:
+            self._shared = bound
+            self._pool.set_shared_objects(bound or None)
         tasks = [(part,) for part in self._setting.parts(frame)]
         return joined(self._pool.map(function, tasks, chunk_size=1))
 
@@ -235,18 +242,49 @@ class Mpire:
         self._pool.terminate()
 
 
+def _with_shared(
+    function: Callable[..., pl.DataFrame], shared: tuple[Any, ...], part: pl.DataFrame
+) -> pl.DataFrame:
+    return function(*shared, part)
+
+
+class Placed:
+    """A bound argument in a cluster's store: put there once, and named by each task."""
+
+    def __init__(self, put: Callable[[Any], Any]) -> None:
+        self._put = put
+        self._function: Callable[..., Any] | None = None
+        self._known: tuple[Callable[..., Any], list[Any]]
+
+    def __call__(self, function: Function) -> tuple[Callable[..., Any], list[Any]]:
+        """The function, and what names its arguments."""
+        if function is not self._function:
+            plain, bound = _unbound(function)
+            self._function, self._known = function, (plain, [self._put(each) for each in bound])
+        return self._known
+
+
+#: Bytes from which dask asks to scatter data instead of sending them with the tasks.
+_LARGE = 10_000_000
+
+
 class Dask:
-    """A local cluster of dask's, a thread a worker."""
+    """A local cluster of dask's, a thread a worker; what is large is scattered."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._client = _foreign("distributed").Client(
             n_workers=setting.workers, threads_per_worker=1, dashboard_address=None
         )
+        self._placed = Placed(partial(self._client.scatter, broadcast=True))
 
     def __call__(self, frame: pl.DataFrame, function: Function, /) -> pl.DataFrame:
         """Map it, and give one frame."""
-        tasks = self._client.map(function, self._setting.parts(frame), pure=False)
+        function, bound = self._placed(function)
+        parts: list[Any] = self._setting.parts(frame)
+        if frame.estimated_size() > _LARGE:
+            parts = self._client.scatter(parts)
+        tasks = [self._client.submit(function, *bound, part, pure=False) for part in parts]
         return joined(self._client.gather(tasks))
 
     def close(self) -> None:
@@ -255,31 +293,30 @@ class Dask:
 
 
 class Ray:
-    """A task of ray's for each part."""
+    """A task of ray's for each part; a bound argument is put into its store."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._ray = start_ray(setting)
+        self._placed = Placed(self._ray.put)
 
     def __call__(self, frame: pl.DataFrame, function: Function, /) -> pl.DataFrame:
         """Map it, and give one frame."""
-        task = self._ray.remote(_named(function))
+        function, bound = self._placed(function)
+        task = self._ray.remote(function)
         parts = self._setting.parts(frame)
-        return joined(self._ray.get([task.remote(part) for part in parts]))
+        return joined(self._ray.get([task.remote(*bound, part) for part in parts]))
 
     def close(self) -> None:
         """Stop the cluster."""
         self._ray.shutdown()
 
 
-def _named(function: Function) -> Function:
-    """As it is, or a function around it: ray takes no `functools.partial`."""
-
-    def named(part: pl.DataFrame) -> pl.DataFrame:
-        return function(part)
-
-    is_bound: bool = isinstance(function, partial)
-    return named if is_bound else function
+def _unbound(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function, and the arguments that are bound to it."""
+    if isinstance(function, partial):
+        return function.func, function.args
+    return function, ()
 
 
 def start_ray(setting: Setting) -> Any:

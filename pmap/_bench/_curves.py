@@ -18,8 +18,10 @@ import polars as pl
 
 import pmap
 from pmap._bench import _functions
+from pmap._bench._bar import Bar
 from pmap._bench._contenders import Processes, Setting
 from pmap._bench._workloads import numeric
+from pmap._resources import available_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +38,8 @@ _PARTS = 8
 _WAITED = 1.6
 #: A pool that has no shared memory is not asked for more than this: bytes.
 _MOST_OF_OTHERS = 400_000_000
+#: Of the curves over rows: bytes of a row, and how often the frame is in memory at most.
+_BYTES_OF_ROW, _COPIES = 32, 6
 #: Seconds after which a point is not measured again.
 _LONG = 5.0
 
@@ -66,7 +70,8 @@ def _steps(least: float, most: float, each_decade: int) -> list[int]:
 
 
 class _Bench:
-    def __init__(self, backend: str, workers: int, rounds: int) -> None:
+    def __init__(self, backend: str, workers: int, rounds: int, bar: Bar) -> None:
+        self._bar = bar
         self._backend = backend
         self._workers = workers
         self._rounds = rounds
@@ -145,6 +150,7 @@ class _Bench:
         call: Callable[[], object],
     ) -> None:
         partitions, workers = cut
+        self._bar.step(f"{curve}: {contender}")
         call()  # starts the workers, and touches the pages
         best = min(_repeated(call, self._rounds))
         self.points.append(
@@ -159,6 +165,12 @@ class _Bench:
                 best,
             )
         )
+
+
+def _fitting(rows: float) -> float:
+    """As many rows as asked for, or as there is memory for: they go out, and come back."""
+    available = available_memory()
+    return rows if available is None else min(rows, available / (_BYTES_OF_ROW * _COPIES))
 
 
 def _wait(seconds: float, part: pl.DataFrame) -> pl.DataFrame:
@@ -190,12 +202,15 @@ def curves(backend: str, *, workers: int, rounds: int, scale: float) -> list[Poi
         Of the largest rows (10 to the 7.5), partitions (100,000), columns (1,000) and workers (the
         larger of 16 and four times the cores).
     """
-    bench = _Bench(backend, workers, rounds)
-    bench.rows(max(100, 10**7.5 * scale))
-    bench.partitions(max(10, 100_000 * scale), max(100, int(_ROWS_OF_PARTITIONS * scale)))
-    bench.columns(max(10, 1_000 * scale), max(1_000, int(_CELLS_OF_COLUMNS * scale)))
-    bench.others(max(100, 10**7.5 * scale))
-    bench.workers(max(2, int(max(16, 4 * pmap.cpu_count()) * min(1, scale))), _WAITED * scale)
+    with Bar("curves", None) as bar:
+        bench = _Bench(backend, workers, rounds, bar)
+        bench.rows(max(100, _fitting(10**7.5 * scale)))
+        bench.partitions(max(10, 100_000 * scale), max(100, int(_ROWS_OF_PARTITIONS * scale)))
+        bench.columns(max(10, 1_000 * scale), max(1_000, int(_CELLS_OF_COLUMNS * scale)))
+        bench.others(max(100, _fitting(10**7.5 * scale)))
+        bench.workers(
+            max(2, int(max(16, 4 * pmap.cpu_count()) * min(1, scale))), _WAITED * min(1, scale)
+        )
     return bench.points
 
 

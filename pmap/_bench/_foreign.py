@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pmap._bench._contenders import Setting, joined, start_ray
+from pmap._bench._contenders import Placed, Setting, joined, start_ray
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ class RayData:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._ray = start_ray(setting)
+        self._placed = Placed(self._ray.put)
         self._data: Any = import_module("ray.data")
         context = self._data.DataContext.get_current()
         context.execution_options.preserve_order = True
@@ -72,9 +73,10 @@ class RayData:
     def __call__(self, frame: pl.DataFrame, function: Function, /) -> pl.DataFrame:
         """Map it, and give one frame."""
         tables = [part.to_arrow() for part in self._setting.parts(frame)]
+        plain, bound = self._placed(function)
 
         def batch(table: Any) -> Any:
-            return function(_polars(table)).to_arrow()
+            return plain(*import_module("ray").get(bound), _polars(table)).to_arrow()
 
         dataset = self._data.from_arrow(tables)
         mapped = dataset.map_batches(batch, batch_format="pyarrow", batch_size=None)

@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from pmap._bench._host import Order, command
-from pmap._bench._processes import kill
+from pmap._bench._processes import Family
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Host", "HostError"]
+__all__ = ["Host", "HostError", "surroundings"]
 
 #: Seconds that a host may take to end by itself.
 _PATIENCE = 15.0
@@ -40,9 +40,11 @@ class Host:
         What it runs.
     timeout
         Seconds that it may take for an answer.
+    folder
+        Where it puts its temporary files.
     """
 
-    def __init__(self, order: Order, timeout: float) -> None:
+    def __init__(self, order: Order, timeout: float, folder: str) -> None:
         self._timeout = timeout
         self._buffer = b""
         self._last = time.monotonic()  # when it was called
@@ -54,8 +56,10 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,
+            env=surroundings(folder),
         )
         self.pid = self._process.pid
+        self._family: Family | None = None  #: those to end with it, once that is told
 
     def __enter__(self) -> Self:
         """As it is."""
@@ -73,21 +77,22 @@ class Host:
 
     def call(self, n: int = 1) -> list[float]:
         """Seconds of each of `n` calls."""
-        seconds: list[float] = self._ask({"call": n})["seconds"]
+        seconds: list[float] = self._ask("call", n)["seconds"]
         self._last = time.monotonic()
         return seconds
 
     def wake(self) -> None:
-        """Let it call once, untimed, if it has rested: some pools end workers that rest."""
+        """Let it work a little, untimed, if it has rested: some pools end workers that rest."""
         if time.monotonic() - self._last > _RESTED:
-            self.call()
+            self._ask("wake")
 
     def fingerprint(self) -> str:
         """Of its last result."""
-        found: str = self._ask({})["fingerprint"]
+        found: str = self._ask("fingerprint")["fingerprint"]
         return found
 
-    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, do: str, *arguments: int) -> dict[str, Any]:
+        order = {"do": do, "with": arguments}
         if self._process.stdin is None:
             raise HostError("it has no input")
         try:
@@ -111,7 +116,7 @@ class Host:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(max(0.0, seconds)):
-                raise HostError(f"no answer in {self._timeout:.0f} s")
+                raise HostError(f"no answer in {self._timeout:g} s")
         found = os.read(self._process.stdout.fileno(), 1 << 16)
         if not found:
             raise HostError(self._last_words())
@@ -124,17 +129,33 @@ class Host:
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:_TAIL] if lines else "it ended without a word"
 
+    def dismiss(self) -> None:
+        """Tell it to end, without waiting for it."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._process.stdin.close()
+
+    def kill(self) -> None:
+        """End it and all below it at once, without waiting for that."""
+        self._family = Family(self.pid)
+        self._family.kill()
+
     def close(self) -> None:
         """End it; what does not go by itself is killed, with all below it."""
-        below = self._process
+        self._family = self._family or Family(self.pid)
+        self.dismiss()
         try:
-            if below.stdin is not None:
-                below.stdin.close()
-            below.wait(_PATIENCE)
-        except (OSError, subprocess.TimeoutExpired):
-            kill(self.pid)
-            below.wait(_PATIENCE)
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._family.kill()
+            self._process.wait(_PATIENCE)
         finally:
-            if below.stdout is not None:
-                below.stdout.close()
+            self._family.end()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
             self._errors.close()
+
+
+def surroundings(folder: str) -> dict[str, str]:
+    """The environment, but for temporary files: some libraries leave theirs behind."""
+    return {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}

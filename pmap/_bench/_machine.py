@@ -7,9 +7,11 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
+import pmap
 from pmap._resources import available_memory, cpu_count
 
 __all__ = ["machine", "versions"]
@@ -31,6 +33,7 @@ def machine() -> dict[str, Any]:
         "available_memory_bytes": available_memory(),
         "load": os.getloadavg()[0],
         "python": sys.version.split()[0],
+        "bytecode": Path(cache_from_source(pmap.__file__)).exists(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -29,13 +29,14 @@ figcaption { font-weight: 600 }
 
 _NOTES = """\
 Every contender has the same parts and as many workers, in a process of its own; each round calls all
-of them in an order drawn anew. Warm: the median of calls on workers that are there, with quartiles
-(the line in a bar). Where a row has first calls alone, theirs. Cold: the first call, workers' start and the library's import included; the
+of them in an order drawn anew. Time: the median of calls on workers that are there, with quartiles
+(the thin line). Where a row has first calls alone, theirs. Cold: the first call, workers' start and the library's import included; the
 functions lie in pmap's package, so everybody's workers import that too. The row "cold start" has
 whole programs, free of that. x loop: how many times as fast as the plain loop. Of ideal: the ideal's time in terms
 of this one's; the ideal are independent copies of the loop that ran at once, each on its share of
 the rows, with nothing sent. CPU: seconds of all processes, a call. Memory: the most that all its
-processes held together (PSS) in a warm call, data included."""
+processes held together (PSS) in a warm call, data included. Bars begin at 0; times that lie far apart are
+dots on a logarithmic axis. Green is pmap, yellow a yardstick (the loop, the ideal, Polars itself)."""
 
 _COLUMNS = ("contender", "time", "quartiles", "cold", "x loop", "of ideal", "CPU", "memory", "")
 _ACROSS = {
@@ -61,7 +62,7 @@ def page(result: dict[str, Any]) -> str:
             '<html lang="en"><head><meta charset="utf-8"><title>pmap bench</title>',
             f"<style>{_STYLE}</style></head><body>",
             "<h1>pmap beside what you would use instead</h1>",
-            f"<p>{escape(_text.head(result))}</p>",
+            f"<p>{escape(_text.head(result)).replace(chr(10), '<br>')}</p>",
             f'<p class="note">{escape(_NOTES)}</p>',
             _pre(_text.limits(result["limits"])),
             *sections,

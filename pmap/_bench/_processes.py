@@ -6,14 +6,20 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
-__all__ = ["Peak", "cpu_seconds", "descendants", "kill", "pss"]
+__all__ = ["Family", "Peak", "cpu_seconds", "descendants", "pss"]
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 #: Where `/proc/<pid>/stat` has the user's and the system's time, and the same of ended children,
 #: counted from the state on.
 _TIMES = slice(11, 15)
+#: The same for its session, and for when it was started, in ticks: a number that another process
+#: took has another.
+_SESSION, _STARTED = 3, 19
+#: Seconds in which whoever tidies up after others (trackers, nannies) may do so.
+_TIDYING = 2.0
 
 
 def descendants(pid: int) -> list[int]:
@@ -46,18 +52,68 @@ def cpu_seconds(pid: int) -> float:
 
 
 def _ticks_of(pid: int) -> int:
-    with contextlib.suppress(OSError):  # it has ended
+    return sum(map(int, _stat(pid)[_TIMES]))
+
+
+def _stat(pid: int) -> list[str]:
+    """What `/proc/<pid>/stat` says from the state on; nothing of a process that has ended."""
+    with contextlib.suppress(OSError):
         # A command's name is in brackets, and may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[_TIMES]))
-    return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
 
 
-def kill(pid: int) -> None:
-    """End a process and all below it, at once."""
-    for each in (*descendants(pid), pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
+class Family:
+    """A process, all below it and all of its session: those whose parent has gone are known, too."""
+
+    def __init__(self, pid: int) -> None:
+        known = dict.fromkeys((pid, *descendants(pid), *_of_session(pid)))
+        self._started = {each: _start_of(each) for each in known}
+        self._pid = pid
+
+    def kill(self) -> None:
+        """End all at once, but for those that tidy up when all others have gone; then `end` those."""
+        for pid in self._started:
+            if pid == self._pid or not _tidies_up(pid):
+                _kill(pid)
+
+    def end(self) -> None:
+        """See to it that those below end, as they should once the first has."""
+        deadline = time.monotonic() + _TIDYING
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for pid in left:
+            _kill(pid)
+
+    def _left(self) -> list[int]:
+        return [
+            pid
+            for pid, started in self._started.items()
+            if pid != self._pid and started is not None and _start_of(pid) == started
+        ]
+
+
+def _of_session(leader: int) -> list[int]:
+    every = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return [pid for pid in every if _stat(pid)[_SESSION : _SESSION + 1] == [str(leader)]]
+
+
+def _tidies_up(pid: int) -> bool:
+    """Whether it is a resource tracker, as of `multiprocessing`: it removes what has a name."""
+    with contextlib.suppress(OSError):  # it has ended
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _start_of(pid: int) -> str | None:
+    """When it was started; nothing for one that has ended, whether or not it was reaped."""
+    fields = _stat(pid)
+    return fields[_STARTED] if fields and fields[0] != "Z" else None
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class Peak(threading.Thread):

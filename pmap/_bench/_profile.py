@@ -1,12 +1,14 @@
 """Where the time of the paths that are used most goes.
 
-Threads of the caller are looked at every millisecond (`sys._current_frames`): what each was in, of
-pmap or the last thing that pmap called. A thread that waits counts as waiting. What workers do is in
+A timer's signal interrupts the caller every millisecond, wherever it is: a thread that looks would
+see it only where it lets go of the interpreter's lock. Noted is what each thread was in, of pmap or
+the last thing that pmap called. A thread that waits counts as waiting. What workers do is in
 `last_report().timings`.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -14,14 +16,14 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 
 import pmap
 from pmap._bench import _functions
 from pmap._bench._text import seconds
-from pmap._bench._workloads import mixed, numeric
+from pmap._bench._workloads import WORKLOADS, job_of, mixed, numeric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,41 +33,45 @@ __all__ = ["profile"]
 
 _BETWEEN_LOOKS = 0.001
 _MOST_SHOWN = 14
-#: Innermost functions in which a thread only waits.
 #: Threads of pmap's that rest unless there is something to tidy up.
 _RESTING = frozenset({"pmap-pages", "pmap-idle"})
 #: Functions of pmap's that wait in C code: for a reply, and for a pipe.
 _PLACES_OF_WAITING = frozenset({"_schedule.Run._next_done", "_processes._ProcessPool._run"})
+#: Innermost functions in which a thread only waits.
 _WAITS = frozenset({"wait", "poll", "select", "_wait_for_tstate_lock", "get", "join", "_worker"})
 
 
-class _Sampler(threading.Thread):
-    """Counts where the other threads are."""
+class _Sampler:
+    """Counts where threads are, as long as its block lasts."""
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._over = threading.Event()
         self.looks = 0
         self.found: Counter[str] = Counter()
 
-    def run(self) -> None:
-        """Look until told to stop."""
-        while not self._over.wait(_BETWEEN_LOOKS):
-            self.looks += 1
-            for ident, frame in sys._current_frames().items():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  documented
-                if ident != self.ident:
-                    self._count(ident, frame)
+    def __enter__(self) -> Self:
+        """Look from now on."""
+        self._before = signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, _BETWEEN_LOOKS, _BETWEEN_LOOKS)
+        return self
 
-    def _count(self, ident: int, frame: FrameType) -> None:
-        thread = "caller" if ident == threading.main_thread().ident else _name_of(ident)
+    def __exit__(self, *raised: object) -> None:
+        """No more looks."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._before)
+
+    def _look(self, number: int, interrupted: FrameType | None) -> None:
+        del number
+        self.looks += 1
+        for ident, frame in sys._current_frames().items():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  documented
+            if ident != threading.main_thread().ident:
+                self._count(_name_of(ident), frame)
+            elif interrupted is not None:
+                self._count("caller", interrupted)
+
+    def _count(self, thread: str, frame: FrameType) -> None:
         place = _place(frame)
         if place is not None and thread not in _RESTING:
             self.found[f"{thread:12} {place}"] += 1
-
-    def stop(self) -> None:
-        """No more looks."""
-        self._over.set()
-        self.join()
 
 
 def _name_of(ident: int) -> str:
@@ -104,7 +110,10 @@ def _paths(scale: float, workers: int) -> list[_Path]:
     call = partial(pmap.map_partitions, n_jobs=workers, backend="forkserver")
     small, large = numeric(1_000), mixed(max(1_000, int(3_000_000 * scale)))
     parts = max(10, int(10_000 * scale))
-    many = pl.DataFrame({"x": range(parts)})
+    many, log = (
+        pl.DataFrame({"x": range(parts)}),
+        job_of(WORKLOADS["parse"], int(400_000 * scale), 0),
+    )
     return [
         _Path(
             "a warm call of 1,000 rows, forkserver",
@@ -126,20 +135,24 @@ def _paths(scale: float, workers: int) -> list[_Path]:
             lambda: call(large, _functions.new, n_partitions=8),
             max(2, int(8 * scale)),
         ),
+        _Path(
+            f"{log.frame.height:,} lines parsed in Python",
+            lambda: call(log.frame, log.functions[0]),
+            max(1, int(4 * scale)),
+        ),
     ]
 
 
 def profile(scale: float, workers: int | None) -> None:
-    """Print it, path by path; the fifth is the start of a program."""
+    """Print it, path by path; the last is the start of a program."""
+    pmap.config.set(advise="off")  # each path is what it is on purpose
     for path in _paths(scale, workers or pmap.cpu_count()):
         path.call()
-        sampler = _Sampler()
-        sampler.start()
-        started = perf_counter()
-        for _ in range(path.calls):
-            path.call()
-        taken = perf_counter() - started
-        sampler.stop()
+        with _Sampler() as sampler:
+            started = perf_counter()
+            for _ in range(path.calls):
+                path.call()
+            taken = perf_counter() - started
         _tell(path, taken, sampler)
     pmap.shutdown()
     _tell_imports()

@@ -6,6 +6,7 @@ Timed from the start of the process to its first line of output, which is the re
 from __future__ import annotations
 
 import random
+import select
 import subprocess
 import sys
 import tempfile
@@ -14,15 +15,19 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pmap._bench._processes import kill
+from pmap._bench._bar import Bar
+from pmap._bench._contenders import LOCAL_BACKENDS
+from pmap._bench._hosts import surroundings
+from pmap._bench._processes import Family
 from pmap._bench._table import CONTENDERS, LOOP
 
 if TYPE_CHECKING:
     from pmap._bench._compare import Course
 
-__all__ = ["SCRIPTS", "scripts"]
+__all__ = ["COLD_START", "COLD_START_IS", "SCRIPTS", "scripts"]
 
-_WHAT = "Cold start: a whole program, from the start of its process to its first result"
+COLD_START = "cold start"
+COLD_START_IS = "Cold start: a whole program, from the start of its process to its first result"
 
 _PROGRAM = """\
 import polars as pl
@@ -113,10 +118,7 @@ SCRIPTS: dict[str, _Script] = {
         "task = ray.remote(initials)\n"
         "out = pl.concat(ray.get([task.remote(part) for part in parts]))",
     ),
-    **{
-        f"pmap {backend}": _pmap(backend)
-        for backend in ("auto", "serial", "threads", "forkserver", "spawn", "loky", "dask")
-    },
+    **{f"pmap {backend}": _pmap(backend) for backend in ("auto", *LOCAL_BACKENDS)},
 }
 
 
@@ -132,15 +134,17 @@ def scripts(rows: int, names: list[str], course: Course) -> dict[str, Any]:
     there = [name for name in known if not CONTENDERS[name].missing]
     shuffled = random.Random(course.seed)  # noqa: S311  an order, no secret
     times = {name: _Times() for name in there}
-    with tempfile.TemporaryDirectory(prefix="pmap-bench-") as folder:
+    with Bar(COLD_START, len(there) * course.cold_rounds) as bar:
         for _ in range(course.cold_rounds):
             for name in shuffled.sample(there, len(there)):
-                path = Path(folder, f"program{there.index(name)}.py")
-                path.write_text(SCRIPTS[name].text(rows, course.workers))
-                _time(path, times[name], f"{rows} {min(rows, 8)}", course.timeout)
+                bar.step(name)
+                path = Path(course.folder, f"program{there.index(name)}.py")
+                path.write_text(SCRIPTS[name].text(rows, course.workers), encoding="utf-8")
+                if times[name].error is None:
+                    _time(path, times[name], f"{rows} {min(rows, 8)}", course)
     return {
-        "name": "cold start",
-        "what": _WHAT,
+        "name": COLD_START,
+        "what": COLD_START_IS,
         "parallel_helps": False,
         "workers": course.workers,
         "rows": rows,
@@ -159,29 +163,43 @@ def _told(name: str, times: _Times) -> dict[str, Any]:
     return {"contender": name, "cold_seconds": times.cold, **nothing, "error": times.error}
 
 
-def _time(path: Path, times: _Times, expected: str, timeout: float) -> None:
+def _time(path: Path, times: _Times, expected: str, course: Course) -> None:
     """Its first line ends the clock; how it ends is not timed, but it must."""
-    if times.error is not None:
-        return
-    started = perf_counter()
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(  # noqa: S603  the program that we wrote
-            [sys.executable, path], stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        ) as program,
-    ):
-        if program.stdout is None:
-            raise RuntimeError("a program without output")
-        line = program.stdout.readline().decode().strip()
-        seconds = perf_counter() - started
+    with tempfile.TemporaryFile(dir=course.folder) as errors:
+        started = perf_counter()
+        program = subprocess.Popen(  # noqa: S603  the program that we wrote
+            [sys.executable, path],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env=surroundings(course.folder),
+        )
         try:
-            program.wait(timeout)
+            line = _first_line(program, course.timeout)
+            seconds, family = perf_counter() - started, Family(program.pid)
+            program.wait(course.timeout)
+            family.end()
         except subprocess.TimeoutExpired:
-            kill(program.pid)
-            times.error = f"it did not end in {timeout:.0f} s"
+            times.error = f"it did not end in {course.timeout:g} s"
+            return
+        finally:
+            if program.poll() is None:
+                family = Family(program.pid)
+                family.kill()
+                family.end()
+            program.communicate()
         errors.seek(0)
         words = errors.read().decode(errors="replace").strip().splitlines()
     if line == expected:
         times.cold.append(seconds)
     else:
-        times.error = times.error or f"printed {line!r}: {words[-1] if words else 'no error'}"
+        times.error = f"printed {line!r}: {words[-1] if words else 'no error'}"
+
+
+def _first_line(program: subprocess.Popen[bytes], timeout: float) -> str:
+    if program.stdout is None:
+        raise RuntimeError("a program without output")
+    if not select.select([program.stdout], [], [], timeout)[0]:
+        raise subprocess.TimeoutExpired(program.args, timeout)
+    return program.stdout.readline().decode(errors="replace").strip()

@@ -64,6 +64,8 @@ class Entry:
         Whether it can take part.
     whole
         Whether it runs all steps of a workload in one call.
+    alone
+        Whether it has no process but the one that calls it.
     short
         Whether it is in the short form.
     """
@@ -73,6 +75,7 @@ class Entry:
     needs: tuple[str, ...] = ()
     applies: Callable[[Workload], bool] = _always
     whole: bool = False
+    alone: bool = False
     short: bool = False
 
     @property
@@ -121,18 +124,25 @@ def _has_joblib_backend() -> bool:
 
 JOBLIB_ON_PMAP = "joblib on pmap"
 
-_BACKENDS = {"dask": ("distributed",), "loky": ("loky",)}
+_BACKENDS = {"dask": ("distributed",), "loky": ("loky",), "joblib": ("joblib",)}
 
 _ALL = (
-    Entry(LOOP, _on(_contenders.Loop), short=True),
+    Entry(LOOP, _on(_contenders.Loop), alone=True, short=True),
     Entry(
         IDEAL,
         lambda made: Copies(made.workload.name, made.rows, made.seed, made.setting.workers),
         whole=True,
         short=True,
     ),
-    Entry("native Polars", _Native, applies=lambda w: w.native is not None, whole=True, short=True),
-    Entry("ThreadPoolExecutor", _on(_contenders.Threads), short=True),
+    Entry(
+        "native Polars",
+        _Native,
+        applies=lambda w: w.native is not None,
+        whole=True,
+        alone=True,
+        short=True,
+    ),
+    Entry("ThreadPoolExecutor", _on(_contenders.Threads), alone=True, short=True),
     Entry("multiprocessing.Pool(spawn)", _on(_contenders.SpawnPool)),
     Entry("ProcessPoolExecutor(spawn)", _on(_contenders.Processes), short=True),
     Entry("loky", _on(_contenders.Loky), ("loky",)),
@@ -160,6 +170,7 @@ _ALL = (
             f"pmap {backend}",
             _on_pmap(backend),
             _BACKENDS.get(backend, ()),
+            alone=backend in {"serial", "threads"},
             short=backend in {"threads", "forkserver"},
         )
         for backend in LOCAL_BACKENDS

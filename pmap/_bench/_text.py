@@ -6,7 +6,7 @@ from typing import Any
 
 from pmap._bench._figures import Line, lines_of, verdict
 
-__all__ = ["figure", "fits", "head", "limits", "seconds", "table"]
+__all__ = ["figure", "fits", "head", "limits", "names", "seconds", "summary", "table"]
 
 _ROW = "  {:<28}{:>10}{:>22}{:>10}{:>9}{:>9}{:>10}{:>9}"
 _HEADING = _ROW.format(
@@ -17,20 +17,34 @@ _HEADING = _ROW.format(
 def head(result: dict[str, Any]) -> str:
     """The machine, and versions."""
     machine, versions = result["machine"], result["versions"]
-    return "\n".join(
+    lines = [
         (
-            (
-                f"{machine['processor']}, {machine['usable_cpus']} CPUs usable, load {machine['load']:.1f}, "
-                f"{machine['system']}, Python {machine['python']}"
-            ),
-            ", ".join(f"{name} {version}" for name, version in versions.items()),
+            f"{machine['processor']}, {machine['usable_cpus']} CPUs usable, load {machine['load']:.1f}, "
+            f"{machine['system']}, Python {machine['python']}"
+        ),
+        ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
+    if not machine["bytecode"]:
+        lines.append(
+            "pmap was not compiled here (python -m compileall): its imports, and all that is cold, "
+            "take longer than for others"
         )
-    )
+    return "\n".join(lines)
+
+
+_LIMITS = {
+    "memcpy_bytes_per_second": "copy in memory",
+    "pipe_bytes_per_second": "through a pipe",
+    "pipe_round_trip_seconds": "a byte to another process and back",
+    "process_start_seconds": "start of a Python",
+    "import_polars_seconds": "import polars",
+    "import_pmap_seconds": "import pmap, after polars",
+}
 
 
 def limits(found: dict[str, float]) -> str:
     """What the machine does at best."""
-    lines = (f"  {name.replace('_', ' '):32}{_limit(name, value)}" for name, value in found.items())
+    lines = (f"  {_LIMITS[name]:36}{_limit(name, value):>12}" for name, value in found.items())
     return "\n".join(("\nThis machine's limits", *lines))
 
 
@@ -77,6 +91,42 @@ def _closing(found: dict[str, Any]) -> str:
     return f"  {'; '.join(parts)}"
 
 
+_SUMMARY = "  {:<12}{:<28}{:<18}{:>14}{:>14}{:>10}"
+
+
+def summary(workloads: list[dict[str, Any]]) -> str:
+    """Who was first in each, and how pmap stands to the first; nothing for less than two."""
+    found = [(workload["name"], verdict(workload)) for workload in workloads]
+    if len(found) < 2:
+        return ""
+    head = ("workload", "first", "pmap's best", "/ best other", "auto / first", "of ideal")
+    rows = [
+        _SUMMARY.format(
+            name,
+            told["first"],
+            told["best_of_pmap"] or "",
+            figure(told["pmap_to_best_other_pool"]),
+            figure(told["auto_to_first"]),
+            figure(told["best_of_pmap_of_ideal"]),
+        )
+        for name, told in found
+        if told
+    ]
+    return "\n".join(("\nAll workloads, ratios of times", _SUMMARY.format(*head), *rows))
+
+
+def names(workloads: dict[str, str], contenders: dict[str, str]) -> str:
+    """A line each."""
+    return "\n".join(
+        (
+            "Workloads",
+            *(f"  {name:<28}{what}" for name, what in workloads.items()),
+            "\nContenders",
+            *(f"  {name:<28}{note}".rstrip() for name, note in contenders.items()),
+        )
+    )
+
+
 def fits(fitted: dict[str, dict[str, float]], beside: dict[str, dict[str, float]]) -> str:
     """Overheads, and how they stand to the machine's limits."""
     lines: list[str] = []
@@ -103,13 +153,15 @@ def fits(fitted: dict[str, dict[str, float]], beside: dict[str, dict[str, float]
 
 def seconds(value: float | None) -> str:
     """With the unit that suits it; nothing for none."""
-    if value is None:
-        return ""
+    if not value:
+        return "" if value is None else "0"
     if value >= 1:
         return f"{value:.2f} s"
     return f"{value * 1e3:.2f} ms" if value >= 1e-3 else f"{value * 1e6:.1f} us"
 
 
 def figure(value: float | None) -> str:
-    """Two digits; nothing for none."""
-    return "" if value is None else f"{value:.2f}"
+    """Two digits that say something; nothing for none."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
