@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -45,6 +46,7 @@ def df() -> pl.DataFrame:
             "id": np.arange(ROWS),
             "day": [f"2021-{i % 12 + 1:02d}-{i % 28 + 1:02d}" for i in range(ROWS)],
             "list": [[i, i + 1] for i in range(ROWS)],
+            "letter": [*"ab" * 1500, *"cd" * 1500],
         }
     ).with_columns(pl.when(pl.col("x") % 50 != 0).then(pl.col("y")).alias("holes"))
 
@@ -266,6 +268,18 @@ def long_to_wide(d):
     return d.select("id", "x", "y").unpivot(index="id")
 
 
+def first_of_the_part(d):
+    return d.with_columns(z=pl.lit(d["id"].min() // 2000))
+
+
+def one_column_a_value(d):
+    return d.select("g").to_dummies() if d.height > 10**6 else d.select("letter").to_dummies()
+
+
+def empties_above_a_height(d):
+    return d.clear() if d.height > 1500 else d
+
+
 def smoothed(d):
     return d.with_columns(z=pl.col("y").ewm_mean(com=1))
 
@@ -274,7 +288,7 @@ UNSAFE = [
     centred, share_of_sum, over_group, grouped, shifted, differences, rolled, first_rows, first_many_rows, distinct,
     in_order, ranked, numbered, running, filled_with_mean, filled_forward, one_row, constant_row, numpy_running,
     numpy_zscore, numpy_argsort, python_running, pandas_rank, depends_on_height, by_chunks_of_seven, reversed_rows,
-    self_join, duplicates, long_to_wide, smoothed,
+    self_join, duplicates, long_to_wide, smoothed, first_of_the_part, one_column_a_value, empties_above_a_height,
 ]  # fmt: skip
 
 
@@ -392,6 +406,62 @@ def panics(d):
     raise pl.exceptions.PanicException("made up")
 
 
+def accumulates_in_a_default(d, seen=[]):  # noqa: B006  the very matter
+    seen += [1]
+    return d.with_columns(z=pl.lit(1 if len(seen) < 10**6 else 2))
+
+
+def looks_for_values_of_a_column(d):
+    return d.filter(pl.col("x").is_in(pl.col("id")) | True)
+
+
+def numbers_of_categories(d):
+    return d.with_columns(z=pl.col("g").cast(pl.Categorical).to_physical())
+
+
+def by_sorted_flag(d):
+    return d.with_columns(z=pl.lit(d["id"].flags["SORTED_ASC"] and False))
+
+
+def sql_on_what_was_made(d):
+    made = d.with_columns(q=pl.col("x") + 1)  # noqa: F841  Polars finds it by its name
+    return pl.sql("select * from made limit 10000000", eager=True)
+
+
+def table_of_its_own(d):
+    return TABLE.clear() if d.columns else d
+
+
+def checks_keys(d):
+    return d.join(pl.DataFrame({"id": [1, 2]}), on="id", how="left", validate="1:1")
+
+
+def nearest_price(d):
+    prices = pl.DataFrame({"id": range(0, ROWS, 7), "g": "a", "p": range(0, ROWS, 7)})
+    return d.join_asof(prices, on="id", by="g")
+
+
+def stamped(d):
+    return d.with_columns(at=pl.lit(int(time.perf_counter() * 500)))
+
+
+def refuses_duplicates(d):
+    if d["id"].is_duplicated().any():
+        raise ValueError("ids come twice")
+    return d.with_columns(pl.col("x") * 2)
+
+
+def needs_sorted_rows(d):
+    if not d["id"].is_sorted():
+        raise ValueError("sort first")
+    return d.with_columns(pl.col("x") * 2)
+
+
+def two_columns_from_numpy(d):
+    values = d.select("y", "id").to_numpy()
+    return pl.DataFrame(values - values.max(axis=1, keepdims=True), schema=["a", "b"])
+
+
 def prints_head(d, out=SEEN):
     d.head()
     return d.with_columns(pl.col("x") + 1)
@@ -401,7 +471,9 @@ OPEN = [
     numpy_elementwise, regex_loop, json_rows, pandas_apply, dates_without_format, catches_errors, inner_join,
     udf_with_state, udf_without_dtype, threshold_on_height, head_beyond_the_frame, over_unique_key, random_numbers,
     polars_shuffle, counts_calls, keeps_an_iterator, by_partition, noisy_by_partition, batches, python_batches_udf,
-    a_number, nothing, raises_on_small, panics, prints_head,
+    a_number, nothing, raises_on_small, panics, prints_head, accumulates_in_a_default, looks_for_values_of_a_column,
+    numbers_of_categories, by_sorted_flag, sql_on_what_was_made, table_of_its_own, checks_keys, nearest_price, stamped,
+    refuses_duplicates, needs_sorted_rows, two_columns_from_numpy,
 ]  # fmt: skip
 
 
@@ -587,23 +659,30 @@ def test_ctrl_c_at_any_call_undoes_the_patch(df, calls):
     assert pmap.current_partition() is None
 
 
-def test_the_patch_is_of_one_thread():
-    from pmap._advice._patch import replaced
-
-    frame = pl.DataFrame({"x": [1, 2, 3]})
-    seen: list[str] = []
+def test_other_threads_are_not_touched():
+    frame = pl.DataFrame({"x": range(3000)})
+    kinds: set[bool] = set()
+    here, there = threading.Event(), threading.Event()
 
     def elsewhere():
-        expression = pl.col("x").map_elements(lambda v: v + 1, return_dtype=pl.Int64)
-        seen.append(str(expression))
+        while not there.is_set():
+            expression = pl.col("x").map_elements(lambda v: v + 1, return_dtype=pl.Int64)
+            kinds.add("python_udf" in str(expression))
+            here.set()
 
-    with replaced(frame.schema):
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
+    def function(part):
+        return part.with_columns(pl.col("x").map_elements(lambda v: v + 1, return_dtype=pl.Int64))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    try:
+        here.wait(5)
+        found = pmap.explain(frame, function)
+    finally:
+        there.set()
         thread.join()
-        here = str(pl.col("x").map_elements(lambda v: v + 1, return_dtype=pl.Int64))
-    assert "python_udf" in seen[0]
-    assert "python_udf" not in here
+    assert "pl.col('x') + 1" in found.replacement
+    assert kinds == {True}
 
 
 def test_random_numbers_go_on_as_if_nothing_was_called(df):
@@ -696,6 +775,41 @@ def test_a_wrong_name_is_an_error(df):
         pmap.explain(df, arithmetic, budgets=1)
 
 
+def test_oddities_of_single_rows_are_no_alarm():
+    for rows in (1, 2, 10):
+        frame = pl.DataFrame({"y": [0.5] * rows, "id": range(rows)})
+        assert pmap.explain(frame, two_columns_from_numpy).partition_safe == "unknown"
+
+
+def test_time_for_imports_is_not_the_functions(tmp_path, monkeypatch):
+    for index in range(30):
+        (tmp_path / f"pmap_test_import_{index}.py").write_text("import time; time.sleep(0.01)")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def imports(part):
+        for index in range(30):
+            __import__(f"pmap_test_import_{index}")
+        return part.with_columns(pl.col("x") + 1)
+
+    found = pmap.explain(pl.DataFrame({"x": range(3000)}), imports, budget=0.2)
+    assert found.n_calls > 10, str(found)
+    assert any("imported modules" in fact for fact in found.evidence)
+
+
+def test_python_inside_polars_is_not_taken_for_polars():
+    def digests(part):
+        return part.with_columns(
+            pl.col("s").map_elements(_digest, return_dtype=pl.String).alias(name) for name in "ab"
+        )
+
+    found = pmap.explain(pl.DataFrame({"s": ["text"] * 200_000}), digests, budget=0.6)
+    assert found.verdict != "native", str(found)
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_one_row():
     found = pmap.explain(pl.DataFrame({"x": [1]}), lambda d: d.with_columns(pl.col("x") + 1))
     assert found.partition_safe == "yes"
@@ -705,7 +819,9 @@ def test_one_row():
 # The guard
 
 
-@pytest.mark.parametrize("function", [centred, grouped, numpy_zscore, in_order], ids=_name)
+@pytest.mark.parametrize(
+    "function", [centred, grouped, numpy_zscore, in_order, empties_above_a_height], ids=_name
+)
 def test_the_guard_refuses(df, function):
     with (
         pmap.config(check="sample"),
@@ -714,7 +830,19 @@ def test_the_guard_refuses(df, function):
         pmap.map_partitions(df, function, backend="serial")
 
 
-@pytest.mark.parametrize("function", [arithmetic, regex_loop, by_partition], ids=_name)
+@pytest.mark.parametrize(
+    "function",
+    [
+        arithmetic,
+        regex_loop,
+        by_partition,
+        nearest_price,
+        stamped,
+        refuses_duplicates,
+        needs_sorted_rows,
+    ],
+    ids=_name,
+)
 def test_the_guard_lets_through(df, function):
     with pmap.config(check="sample"):
         assert (

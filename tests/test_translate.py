@@ -1,4 +1,4 @@
-# ruff: noqa: PLW0108, PLR0124, PLR1714, F821, FURB136, DTZ001, RET503, PT012
+# ruff: noqa: FURB110, SIM212, PLW0108, PLR0124, PLR1714, F821, FURB136, DTZ001, RET503, PT012
 # What users write is what is tested.
 """Native code for Python functions of one value: identical on every value, or not given at all."""
 
@@ -54,6 +54,11 @@ def local_names(value):
     return first.upper() + "!" + text
 
 
+def nothing_then_compared(value):
+    kept = None if value == 777 else value
+    return kept == 5
+
+
 class Dtypes:
     integers = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
     floats = (pl.Float32, pl.Float64)
@@ -67,6 +72,8 @@ INTEGER_UDFS = [
     lambda v: GRADES.get(v), lambda v: GRADES.get(v, "other"), lambda v: str(v), lambda v: f"n{v}!", lambda v: float(v),
     lambda v: bool(v), lambda v: v * 0.5, lambda v: v * 1.1 + 3, lambda v: 100 - v, stepped, falls_through,
     lambda v: 1 if v > 5 else -1, lambda v: f"{v}" if v > 3 else "small", lambda v: -(v if v > 3 else 3), lambda v: not (v > 3 if v < 10 else v < 20),
+    lambda v: "odd" if v % 2 else "even", lambda v: not v, lambda v: v if v else -1, lambda v: 1 if v and v % 3 else 0,
+    lambda v: max(v, 0), lambda v: min(10, max(v, -3)), lambda v: v in GRADES,
     lambda v: (1 if v > 3 else 2) + (v if v > 5 else 0), lambda v: len("x" if v > 3 else "yy" if v > 0 else f"{v}"),
 ]  # fmt: skip
 FLOAT_UDFS = [
@@ -84,7 +91,8 @@ STRING_UDFS = [
     lambda v: "<" + v + ">", lambda v: f"[{v}]", lambda v: f"{v}{v}", lambda v: v.split(",")[0], lambda v: v.split(",")[-1],
     lambda v: RATES.get(v, 0.0), lambda v: RATES.get(v), lambda v: re.sub("[0-9]+", "#", v), lambda v: re.sub("a+", "", v),
     lambda v: v.upper() if len(v) > 2 else v, lambda v: "" if v == "a" else v, lambda v: ("b" if v == "a" else v).upper(), local_names, lambda v: str(v),
-    lambda v: len(v.strip()) > 3, lambda v: v.split(".")[1],
+    lambda v: len(v.strip()) > 3, lambda v: v.split(".")[1], lambda v: v.replace("a", ""), lambda v: "none" if not v else v,
+    lambda v: v in RATES, lambda v: 1 if v or len(v) > 2 else 0, lambda v: v.replace(".", "$1"),
 ]  # fmt: skip
 DATE_UDFS = [
     lambda v: v.year,
@@ -107,6 +115,9 @@ REFUSED = [
     (lambda v: [v], pl.Int64), (lambda v: v or 1, pl.Int64), (lambda v: v // 0, pl.Int64), (lambda v: v + 1, pl.UInt64),
     (lambda v: v.year, pl.Datetime("ns")), (lambda v, w=1: v + w, pl.Int64), (len, pl.String), (str.upper, pl.String),
     (lambda v: undefined_name + v, pl.Int64), (lambda v: sum(range(v)), pl.Int64), (lambda v: v.zfill(3), pl.String),
+    (lambda v: re.sub("a?", "-", v), pl.String), (lambda v: re.sub("a++b", "-", v), pl.String), (nothing_then_compared, pl.Int64),
+    (lambda v: f"<{GRADES.get(v)}>", pl.Int64), (lambda v: GRADES.get(v) == "one", pl.Int64), (lambda v: max(v, 0.0), pl.Float64),
+    (lambda v: v == math.inf, pl.Float64), (lambda v: v and v > 3, pl.Int64), (lambda v: re.sub("[+--]", "", v), pl.String),
     (lambda v: "a" < v < v, pl.String), (lambda v: v is None, pl.Int64), (lambda v: v > 2.5, pl.Int64), (lambda v: v == v, pl.Float64),
 ]  # fmt: skip
 
@@ -254,6 +265,50 @@ def test_a_series_is_mapped_natively_too():
     assert_frame_equal(found.native(frame), function(frame))
 
 
+def test_a_value_of_the_partition_in_the_function_has_no_single_expression():
+    def centred(part):
+        middle = part["v"].max()
+        return part.with_columns(
+            pl.col("v").map_elements(lambda value: value - middle, return_dtype=pl.Int64)
+        )
+
+    found = pmap.explain(pl.DataFrame({"v": range(3000)}), centred)
+    assert found.replacement is None
+    assert any("changes with the rows" in fact for fact in found.evidence)
+
+
+def test_a_column_that_was_changed_before_is_not_taken_for_what_it_was():
+    def function(part):
+        return part.with_columns(pl.col("v") / pl.col("w")).with_columns(
+            pl.col("v").map_elements(lambda value: value > 3, return_dtype=pl.Boolean)
+        )
+
+    found = pmap.explain(pl.DataFrame({"v": range(3000), "w": [1, 2, 3] * 1000}), function)
+    assert found.replacement is None
+
+
+def test_the_sign_of_zero_counts():
+    found = _explained(lambda v: 0 - v, [0.5, 1.5, 2.5] * 1000, return_dtype=pl.Float64)[2]
+    assert found.replacement is None
+    assert any("sign of zero" in fact for fact in found.evidence)
+
+
+def test_native_code_is_for_the_dtype_that_it_was_verified_on():
+    found = _explained(lambda v: v * 2, list(range(3000)), return_dtype=pl.Int64)[2]
+    with pytest.raises(pmap.errors.ArgumentError, match="verified for 'v' as Int64"):
+        found.native(pl.DataFrame({"v": [1.5]}))
+
+
+def test_time_zones_at_the_ends_of_time():
+    zoned = pl.Series([datetime(2020, 1, 1, 5)] * 3000).dt.replace_time_zone("Asia/Kolkata")
+    frame = pl.DataFrame({"v": zoned})
+
+    def function(part):
+        return part.with_columns(pl.col("v").map_elements(lambda v: v.hour, return_dtype=pl.Int64))
+
+    assert "dt.hour()" in pmap.explain(frame, function).replacement
+
+
 def test_state_is_never_replaced():
     calls = []
 
@@ -327,7 +382,7 @@ def test_lambdas_of_one_line_are_told_apart():
 
 def test_the_patch_ends_with_its_block():
     before = pl.Expr.map_elements
-    with pytest.raises(KeyboardInterrupt), replaced(pl.Schema({"v": pl.Int64})):
+    with pytest.raises(KeyboardInterrupt), replaced({}):
         assert pl.Expr.map_elements is not before
         raise KeyboardInterrupt
     assert pl.Expr.map_elements is before

@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 from polars.testing import assert_frame_equal
 
-__all__ = ["Difference", "compare"]
+__all__ = ["Difference", "compare", "zeros_differ"]
 
 #: How far sums of floats may be apart that were taken in another order.
 _RELATIVE = 1e-9
@@ -38,6 +38,14 @@ def compare(left: pl.DataFrame, right: pl.DataFrame, names: tuple[str, str]) -> 
         "order" if _are_equal(left, right, exactly=False, ordered=False) else "different"
     )
     return Difference(kind, _first(left, right, names))
+
+
+def zeros_differ(left: pl.DataFrame, right: pl.DataFrame) -> str | None:
+    """A column of floats whose zeros have other signs in two frames that are else the same."""
+    for name, dtype in left.schema.items():
+        if dtype.is_float() and not (1 / left[name]).eq_missing(1 / right[name]).all():
+            return name
+    return None
 
 
 def _are_equal(

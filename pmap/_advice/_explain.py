@@ -11,7 +11,7 @@ import polars as pl
 from pmap._advice._costs import Rate, costs_of, is_warm, transport_seconds
 from pmap._advice._explanation import Explanation
 from pmap._advice._measure import LEAST, Measured, measure
-from pmap._advice._partition_test import CALLS, Tried, try_parts
+from pmap._advice._partition_test import CALLS, FIRST_CALLS, Tried, try_parts
 from pmap._advice._runner import Ran, Runner, untouched
 from pmap._advice._safety import Safety, weigh
 from pmap._advice._sample import sample, with_key_mates
@@ -32,8 +32,10 @@ _FIRST = 48
 _MOST_ROWS = 3000
 _MANY_ROWS = 200_000
 _BULK_ROWS = 1_000_000
+#: New modules in a call from which on its time is that of importing them.
+_MODULES = 20
 #: Times that the function is called, about, for the line that is said first.
-_ABOUT = CALLS + 12
+_ABOUT = CALLS + 10
 
 
 @dataclass(slots=True)
@@ -81,8 +83,14 @@ def _say(name: str, budget: float) -> None:
 def _look(found: _Findings) -> None:
     runner = found.runner
     rows = sample(found.frame, _FIRST)
+    modules = len(sys.modules)
     ran, trace = runner.trace(rows)
     found.note(rows, ran)
+    if len(sys.modules) >= modules + _MODULES:
+        found.facts.append(
+            f"The first call imported modules, which took most of {ran.seconds:.1f} s."
+        )
+        runner.restart()  # that is paid once, and says nothing of the rows
     if trace is not None:
         found.verdict = judge(runner.function, trace)
         if runner.n_calls == 1 and runner.left > 0:
@@ -92,16 +100,19 @@ def _look(found: _Findings) -> None:
         return
     wanted = _affordable(found, runner.left * 0.35 / CALLS)
     tested = with_key_mates(sample(found.frame, wanted), found.frame, found.verdict.keys)
-    if found.timed and found.timed[-1][1] * CALLS > runner.left:
+    if found.timed and found.timed[-1][1] * FIRST_CALLS > runner.left:
         found.facts.append(
             f"One call takes {found.timed[-1][1]:.2f} s however few the rows: parts could not be tried within the budget."
         )
     else:
-        found.tried = try_parts(runner, tested)
+        found.tried = try_parts(runner, tested, in_order=found.verdict.needs_order)
         _try_more(found, tested.height)
-    if found.verdict.udfs and ran.error is None and runner.left > 0:
-        found.native = find_native(runner, tested, found.verdict)
-        found.facts += found.native.facts
+    if found.verdict.udfs and ran.error is None:
+        if runner.left > 0:
+            found.native = find_native(runner, tested, found.verdict)
+            found.facts += found.native.facts
+        else:
+            found.facts.append("The budget ended before native code was looked for.")
     _measure(found)
 
 
@@ -113,8 +124,10 @@ def _try_more(found: _Findings, tried: int) -> None:
     )
     proven = found.verdict.is_row_by_row
     if found.tried.is_equal and not proven and wanted > 1.2 * rows:
-        more = try_parts(found.runner, sample(found.frame, wanted))
-        if more.is_equal or more.outcome in {"different", "order"}:
+        more = try_parts(
+            found.runner, sample(found.frame, wanted), in_order=found.verdict.needs_order
+        )
+        if more.is_decided:
             found.tried = more
 
 
@@ -139,7 +152,7 @@ def _measure(found: _Findings) -> None:
         wanted = min(_BULK_ROWS, found.frame.height, int(rows * max(1.0, target / max(took, 1e-6))))
         wanted = min(wanted, rows * 64)  # what costs little a row now may cost more later
         bulk = found.frame.head(max(1, wanted))
-        measured = measure(found.runner, bulk)
+        measured = _measured(found, bulk)
         if measured is None:
             found.facts.append(f"It raised on the first {bulk.height:,} rows.")
             return
@@ -147,6 +160,15 @@ def _measure(found: _Findings) -> None:
         found.timed.append((bulk.height, measured.seconds))
         if bulk.height == found.frame.height:
             return
+
+
+def _measured(found: _Findings, bulk: pl.DataFrame) -> Measured | None:
+    """That another thread could run is believed when it was seen twice: on a busy machine it may be chance."""
+    inside = found.verdict.has_python_inside
+    first = measure(found.runner, bulk, has_python_inside=inside)
+    if first is None or first.kind != "free":
+        return first
+    return measure(found.runner, bulk, has_python_inside=inside)
 
 
 def _explained(found: _Findings, budget: float) -> Explanation:
@@ -283,15 +305,14 @@ def _facts(found: _Findings) -> list[str]:
     facts: list[str] = []
     measured, verdict = found.measured, found.verdict
     if measured is not None:
-        facts.append(
-            f"{measured.rows:,} rows took {_time(measured.seconds)}: {_busy(measured)}"
-            f"{measured.blocked:.0%} of the time it waited, another thread got Python's lock "
-            f"after {measured.tick * 1e3:.1f} ms."
-        )
-        if not measured.is_enough:
+        took = f"{measured.rows:,} rows took {_time(measured.seconds)}"
+        if measured.is_enough:
             facts.append(
-                f"So short a call ({_time(measured.seconds)}) says little about what bounds it."
+                f"{took}: {_busy(measured)}{measured.blocked:.0%} of the time it waited, another "
+                f"thread got Python's lock after {measured.tick * 1e3:.1f} ms."
             )
+        else:
+            facts.append(f"{took}, which is too short to tell what bounds it.")
     if verdict.leaves:
         facts.append(f"Values leave Polars by {', '.join(verdict.leaves[:3])}.")
     if found.tried.outcome == "rounding":

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Explanation"]
 
 _WIDTH = 96
+#: Colours of its own neither for light nor for dark notebooks.
+_CODE = "overflow-x:auto;padding:.6em;border-left:3px solid rgba(127,127,127,.5);background:rgba(127,127,127,.1)"
 _SAFETY = {
     "yes": "Parts give what the whole gives: yes, proven.",
     "no": "Parts give something else than the whole: do not map this function over parts.",
@@ -127,33 +129,51 @@ class Explanation:
     def _costs(self) -> str:
         if self.costs.is_empty():
             return ""
+        digits = self._digits()
         lines = [
-            f"  {self._way(way):<44}{seconds:>12,.3f}" for way, seconds in self.costs.iter_rows()
+            f"  {self._way(way):<44}{seconds:>12,.{digits}f}"
+            for way, seconds in self.costs.iter_rows()
         ]
         return "\n".join((f"Seconds predicted for {self.n_rows:,} rows", *lines))
+
+    def _digits(self) -> int:
+        """Of the predicted seconds: more where they are short."""
+        return 1 if max(self.costs["seconds"], default=0.0) >= 100 else 4  # noqa: PLR2004
 
     def _way(self, way: str) -> str:
         return _WAYS[way].format(name=self.name if len(self.name) < 20 else "function")  # noqa: PLR2004  fits the column
 
     def _repr_html_(self) -> str:
         """The page for notebooks; nothing of the user's is taken for markup."""
-        rows = "".join(
-            f"<tr><td>{html.escape(self._way(way))}</td><td>{seconds:,.3f}</td></tr>"
+        digits = self._digits()
+        costs = "".join(
+            f"<tr><td style='text-align:left'>{html.escape(self._way(way))}</td>"
+            f"<td style='text-align:right'>{seconds:,.{digits}f}</td></tr>"
             for way, seconds in self.costs.iter_rows()
         )
         facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.evidence)
         code = (
             ""
             if self.replacement is None
-            else f"<pre>{html.escape(self.replacement)}</pre><p>{_caveat(self.replacement)}</p>"
+            else f"<pre style='{_CODE}'>{html.escape(self.replacement)}</pre>"
+            f"<p><small>{_caveat(self.replacement)}</small></p>"
+        )
+        table = (
+            "<table><tr><th style='text-align:left'>way</th>"
+            f"<th style='text-align:right'>seconds for {self.n_rows:,} rows</th></tr>{costs}</table>"
         )
         return (
-            f"<div><h4>{html.escape(self.name)}: {html.escape(self.verdict)}</h4>"
-            f"<p>{html.escape(self.summary)} (confidence: {html.escape(self.confidence)})</p>{code}"
-            f"<p><b>{html.escape(_SAFETY[self.partition_safe])}</b> {html.escape(self.safety)}</p>"
-            f"<table><tr><th>way</th><th>seconds, predicted</th></tr>{rows}</table><ul>{facts}</ul>"
-            f"<p><small>{self.n_calls} calls on samples, {self.seconds:.1f} s</small></p></div>"
+            "<div style='max-width:60em;line-height:1.4'>"
+            f"<p><b>{html.escape(self.name)}: {html.escape(self.verdict.upper())}</b> "
+            f"(confidence: {html.escape(self.confidence)})<br>{html.escape(_sentence(self.summary))}</p>{code}"
+            f"<p><b>{html.escape(_SAFETY[self.partition_safe])}</b><br>{html.escape(self.safety)}</p>"
+            f"{table if costs else ''}<ul>{facts}</ul>"
+            f"<p><small>{self.n_calls} calls on samples, {self.seconds:.1f} s of {self.budget:g}</small></p></div>"
         )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _caveat(replacement: str) -> str:

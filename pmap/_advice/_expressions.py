@@ -30,7 +30,7 @@ _GROUPS = words(
 
 _PLAIN = (
     "Abs Sqrt Cbrt Exp Log Log1p Floor Ceil Round RoundSF Sign Clip Negate FillNull Replace ReplaceStrict Hash Cut "
-    "Reinterpret ToPhysical RepeatBy Atan2 Coalesce MaxHorizontal MinHorizontal SumHorizontal MeanHorizontal AsStruct"
+    "Reinterpret RepeatBy Atan2 Coalesce MaxHorizontal MinHorizontal SumHorizontal MeanHorizontal AsStruct"
 )
 _GROUPED = {
     "Pow": "Sqrt Cbrt Generic",
@@ -55,6 +55,15 @@ _GROUPED = {
 }
 _ROW_BY_ROW = frozenset(_PLAIN.split()) | {
     f"{group}.{name}" for group, names in _GROUPED.items() for name in names.split()
+}
+#: Look their values up in inputs after the first; so many.
+_TABLES = {
+    "Boolean.IsIn": 1,
+    "Replace": 2,
+    "ReplaceStrict": 2,
+    "StringExpr.ContainsAny": 1,
+    "StringExpr.ReplaceMany": 2,
+    "StringExpr.ExtractMany": 1,
 }
 _WRAPPERS = frozenset({"Alias", "RenameAlias", "KeepName", "Cast", "Ternary", "BinaryExpr"})
 #: Of a list in its row, whatever is done inside.
@@ -145,6 +154,8 @@ class Tree:
         Columns that rows are grouped by.
     has_column
         Whether it reads a column at all; without one it has one value, not one a row.
+    has_categories, has_integers
+        Whether values become categories, or whole numbers.
     """
 
     other_rows: list[str] = field(default_factory=list[str])
@@ -152,6 +163,8 @@ class Tree:
     udfs: set[str] = field(default_factory=set[str])
     keys: list[str] = field(default_factory=list[str])
     has_column: bool = False
+    has_categories: bool = False
+    has_integers: bool = False
 
 
 def read(expression: pl.Expr) -> Tree:
@@ -182,6 +195,8 @@ def _walk(node: Any, tree: Tree) -> None:  # noqa: C901  a case a kind of node
     elif kind == "Function":
         _walk_function(body, tree)
     elif kind in _WRAPPERS:
+        if kind == "Cast":
+            _note_cast(json.dumps(body.get("dtype")), tree)
         _walk_all(_children(body), tree)
     elif kind == "Eval" and _opened(body.get("variant"))[0] in _PER_LIST:
         _walk(body["expr"], tree)
@@ -199,6 +214,11 @@ def _walk(node: Any, tree: Tree) -> None:  # noqa: C901  a case a kind of node
         _walk_all(_nested(body), tree)
 
 
+def _note_cast(dtype: str, tree: Tree) -> None:
+    tree.has_categories |= "Categorical" in dtype
+    tree.has_integers |= "Int" in dtype
+
+
 def _walk_function(body: Any, tree: Tree) -> None:
     name = _name(body["function"])
     inputs = body["input"]
@@ -209,8 +229,11 @@ def _walk_function(body: Any, tree: Tree) -> None:
             tree.unknown.append(f"{name.rpartition('.')[2]} without a dtype")
     elif name not in _ROW_BY_ROW:
         _note(name, tree)
-    if name in {"Boolean.IsIn", "Replace", "ReplaceStrict", "StringExpr.ContainsAny"}:
-        # The values to look for are a literal of their own length.
+    if name in _TABLES:
+        # What to look for is a table of its own, not a value for each row.
+        tables = inputs[1 : 1 + _TABLES[name]]
+        if any(_opened(node)[0] != "Literal" for node in tables):
+            tree.unknown.append(f"{_snake(name.rpartition('.')[2])} with values of a column")
         inputs = [node for node in inputs if not _is_series(node)]
     _walk_all(inputs, tree)
 

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from pmap._advice._partition_test import Tried
+
 __all__ = ["check_sample"]
 
 _TRACED = 48
 _ROWS = 600
+#: Many more rows are tried if that takes less than so many seconds: some functions change at a number of rows.
+_SECONDS = 0.2
+_MOST_ROWS = 20_000
 
 
 def check_sample(frame: pl.DataFrame, function: Callable[..., Any], seed: int | None) -> None:
@@ -35,10 +40,22 @@ def check_sample(frame: pl.DataFrame, function: Callable[..., Any], seed: int | 
         runner = Runner(instantiate(function), None, seed)
         _, trace = runner.trace(sample(frame, _TRACED))
         verdict = Verdict() if trace is None else judge(runner.function, trace)
-        rows = with_key_mates(sample(frame, _ROWS), frame, verdict.keys)
-        safety = weigh(verdict, try_parts(runner, rows))
+        safety = weigh(verdict, _tried(runner, frame, verdict))
     if safety.answer == "no":
         raise PartitionDependentError(
             f"{name_of(function)} gives something else for parts than for the whole frame, so it was not mapped. "
             f"{safety.why} If parts are what you mean: pmap.config(check=None)"
         )
+
+
+def _tried(runner: Runner, frame: pl.DataFrame, verdict: Verdict) -> Tried:
+    rows = with_key_mates(sample(frame, _ROWS), frame, verdict.keys)
+    before = runner.spent
+    tried = try_parts(runner, rows, in_order=verdict.needs_order)
+    seconds = max(runner.spent - before, 1e-5)
+    many = min(_MOST_ROWS, frame.height, int(rows.height * _SECONDS / seconds))
+    if tried.is_equal and not verdict.is_row_by_row and many > 1.2 * rows.height:
+        more = try_parts(runner, sample(frame, many), in_order=verdict.needs_order)
+        if more.is_decided:
+            return more
+    return tried

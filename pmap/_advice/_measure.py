@@ -45,6 +45,8 @@ class Measured:
         Median delay of a thread that wants Python's lock each millisecond. Seconds.
     bytes_out
         Of its result, estimated.
+    has_python_inside
+        Whether Polars calls Python functions: its pool's time is theirs then.
     """
 
     rows: int
@@ -54,6 +56,7 @@ class Measured:
     blocked: float
     tick: float
     bytes_out: int
+    has_python_inside: bool = False
 
     @property
     def is_enough(self) -> bool:
@@ -65,9 +68,9 @@ class Measured:
         """``"pool"``, ``"waits"``, ``"free"`` (of Python's lock), ``"python"`` or ``"short"``."""
         if not self.is_enough:
             return "short"
-        if self.pool_share >= 0.5 and self.cpu >= 0.2:  # noqa: PLR2004  native functions have .74 or more, all others .02
+        if self.pool_share >= 0.5 and self.cpu >= 0.2 and not self.has_python_inside:  # noqa: PLR2004  native functions have .74 or more, all others .02
             return "pool"
-        if self.blocked >= 0.5:  # noqa: PLR2004  what sleeps or reads has .9, what works below .1
+        if self.blocked >= 0.5 and self.cpu < 0.3:  # noqa: PLR2004  what sleeps or reads has .9, what works below .1; its pool may work for it
             return "waits"
         return "free" if self.tick < FREE_TICK else "python"
 
@@ -92,7 +95,9 @@ class _Ticker(threading.Thread):
         return statistics.median(self.delays) if self.delays else 0.0
 
 
-def measure(runner: Runner, rows: pl.DataFrame) -> Measured | None:
+def measure(
+    runner: Runner, rows: pl.DataFrame, *, has_python_inside: bool = False
+) -> Measured | None:
     """Measure one call on these rows; ``None`` if it raises."""
     ticker = _Ticker()
     ticker.start()
@@ -111,7 +116,7 @@ def measure(runner: Runner, rows: pl.DataFrame) -> Measured | None:
     share = max(0.0, process - thread) / max(process, 1e-9)
     cpu = process / max(ran.seconds, 1e-9)
     n_bytes = int(size()) if size else 0
-    return Measured(rows.height, ran.seconds, share, cpu, blocked, tick, n_bytes)
+    return Measured(rows.height, ran.seconds, share, cpu, blocked, tick, n_bytes, has_python_inside)
 
 
 def _wanted() -> float | None:

@@ -11,7 +11,7 @@ def words(text: str) -> frozenset[str]:
 
 
 #: Tell about columns, never about rows.
-SCHEMA = words("columns dtypes schema width collect_schema get_column_index flags name dtype")
+SCHEMA = words("columns dtypes schema width collect_schema get_column_index name dtype")
 
 #: Each row of the result comes from one row, in order, if the expressions given do so too.
 ROW_BY_ROW = words(

@@ -12,15 +12,22 @@ import polars as pl
 from pmap._advice._translate import Untranslatable, namespace_of, translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
 
-__all__ = ["Replaced", "replaced"]
+__all__ = ["Replaced", "probed", "replaced"]
 
 _LOCK = threading.RLock()
 
 
 class Replaced:
     """Translates what one thread hands to `map_elements`, and keeps what became of it.
+
+    Parameters
+    ----------
+    dtypes
+        Of what the functions are given, by column and line, as `probed` found them.
+    verified
+        Expressions that alone may be put in; ``None`` for all.
 
     Attributes
     ----------
@@ -34,37 +41,42 @@ class Replaced:
         Why a function was not translated, by its line.
     """
 
-    def __init__(self, schema: pl.Schema) -> None:
-        self._schema = schema
-        self._thread = threading.get_ident()
+    def __init__(
+        self,
+        dtypes: Mapping[tuple[str, str], pl.DataType],
+        verified: Mapping[tuple[str, str], str] | None = None,
+    ) -> None:
+        self._dtypes = dtypes
+        self._verified = verified
         self.texts: dict[tuple[str, str], str] = {}
         self.refused: dict[str, str] = {}
         self.columns: dict[str, list[Any]] = {}
         self.is_ambiguous = False
-
-    def is_mine(self) -> bool:
-        """Whether the caller is the thread that asked for it."""
-        return threading.get_ident() == self._thread
 
     def expression(
         self, receiver: pl.Expr, function: Any, options: dict[str, Any]
     ) -> pl.Expr | None:
         """The native expression for a call of `Expr.map_elements`, or ``None``."""
         column = _column_of(receiver)
-        if column is None or column not in self._schema:
+        if column is None:
             self._refuse(function, "it is not called on a plain column")
             return None
-        return self._native(column, self._schema[column], function, options)
+        dtype = self._dtypes.get((column, _line(function)))
+        if dtype is None:
+            self._refuse(function, f"{column!r} is not a column as the partition has it")
+            return None
+        return self._native(f"pl.col({column!r})", column, dtype, function, options)
 
     def series(
         self, receiver: pl.Series, function: Any, options: dict[str, Any]
     ) -> pl.Series | None:
         """The values that the native expression gives for a Series, or ``None``."""
-        found = self._native(receiver.name, receiver.dtype, function, options)
+        column = receiver.name
+        found = self._native(f"Series {column!r}", column, receiver.dtype, function, options)
         return None if found is None else receiver.to_frame().select(found).to_series()
 
     def _native(
-        self, column: str, dtype: pl.DataType, function: Any, options: dict[str, Any]
+        self, shown: str, column: str, dtype: pl.DataType, function: Any, options: dict[str, Any]
     ) -> pl.Expr | None:
         if options.get("skip_nulls", True) is not True or options.get("pass_name"):
             self._refuse(function, "it is handed nulls, or names")
@@ -74,13 +86,12 @@ class Replaced:
         except Untranslatable as reason:
             self._refuse(function, str(reason))
             return None
+        name = getattr(function, "__name__", "function").replace("<lambda>", "lambda ...")
+        key = (f"{shown}.map_elements({name})", _line(function))
+        if self._verified is not None and self._verified.get(key) != text:
+            return None
         expression: pl.Expr = eval(text, namespace_of(function))  # noqa: S307  of our own making
         self.columns.setdefault(column, []).append(function)
-        name = getattr(function, "__name__", "function")
-        key = (
-            f"pl.col({column!r}).map_elements({name.replace('<lambda>', 'lambda ...')})",
-            _line(function),
-        )
         self.is_ambiguous |= self.texts.setdefault(key, text) != text
         return expression.alias(column)
 
@@ -100,29 +111,70 @@ def _column_of(receiver: pl.Expr) -> str | None:
 
 
 @contextlib.contextmanager
-def replaced(schema: pl.Schema) -> Generator[Replaced]:
-    """In this block, `map_elements` of this thread gives native expressions where there are any.
+def replaced(
+    dtypes: Mapping[tuple[str, str], pl.DataType],
+    verified: Mapping[tuple[str, str], str] | None = None,
+) -> Generator[Replaced]:
+    """In this block, `map_elements` of this thread gives native expressions where there are any."""
+    mine = Replaced(dtypes, verified)
+    with _patched(mine.expression, mine.series):
+        yield mine
 
-    Other threads get Polars' own method. It is put back however the block ends.
+
+@contextlib.contextmanager
+def probed(schema: pl.Schema) -> Generator[dict[tuple[str, str], pl.DataType]]:
+    """In this block, dtypes that `map_elements` of this thread is given are noted, by column and line.
+
+    Only of columns that have the dtype that they had in the partition: others were made, or
+    changed, before, and nothing is known of the values that they can hold.
     """
-    mine = Replaced(schema)
+    found: dict[tuple[str, str], pl.DataType] = {}
+    changed: set[tuple[str, str]] = set()
+
+    def probe(receiver: pl.Expr, function: Any, options: dict[str, Any]) -> pl.Expr | None:
+        column = _column_of(receiver)
+        if column is None:
+            return None
+        key = (column, _line(function))
+
+        def noted(values: pl.Series) -> pl.Series:
+            if schema.get(column) != values.dtype:
+                changed.add(key)
+                found.pop(key, None)
+            elif key not in changed:
+                found[key] = values.dtype
+            return values.map_elements(function, **options)
+
+        return receiver.map_batches(noted, return_dtype=options.get("return_dtype"))
+
+    with _patched(probe, None):
+        yield found
+
+
+@contextlib.contextmanager
+def _patched(
+    of_expr: Callable[..., pl.Expr | None], of_series: Callable[..., pl.Series | None] | None
+) -> Generator[None]:
+    """Ask these first, for this thread: others get Polars' own method. It is put back however the block ends."""
     with _LOCK:
-        of_expr, of_series = pl.Expr.map_elements, pl.Series.map_elements
+        before = pl.Expr.map_elements, pl.Series.map_elements
         try:
-            pl.Expr.map_elements = _patched(of_expr, mine, mine.expression)  # type: ignore[method-assign]
-            pl.Series.map_elements = _patched(of_series, mine, mine.series)  # type: ignore[method-assign]
-            yield mine
+            pl.Expr.map_elements = _asking(before[0], of_expr)  # type: ignore[method-assign]
+            if of_series is not None:
+                pl.Series.map_elements = _asking(before[1], of_series)  # type: ignore[method-assign]
+            yield
         finally:
-            pl.Expr.map_elements = of_expr  # type: ignore[method-assign]
-            pl.Series.map_elements = of_series  # type: ignore[method-assign]
+            pl.Expr.map_elements, pl.Series.map_elements = before  # type: ignore[method-assign]
 
 
-def _patched(original: Any, mine: Replaced, native: Callable[..., Any]) -> Any:
+def _asking(original: Any, instead: Callable[..., Any]) -> Any:
+    mine = threading.get_ident()
+
     @functools.wraps(original)
     def map_elements(self: Any, function: Any, *args: Any, **options: Any) -> Any:
-        if mine.is_mine():
+        if threading.get_ident() == mine:
             given = {**options, **({"return_dtype": args[0]} if args else {})}
-            found = native(self, function, given)
+            found = instead(self, function, given)
             if found is not None:
                 return found
         return original(self, function, *args, **options)

@@ -17,7 +17,7 @@ from pmap._advice._names import words
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["impurity", "keeps_state", "reachable"]
+__all__ = ["changes_in_place", "impurity", "keeps_state", "reachable"]
 
 _STORES = words(
     "STORE_GLOBAL DELETE_GLOBAL STORE_ATTR DELETE_ATTR STORE_SUBSCR DELETE_SUBSCR STORE_SLICE"
@@ -69,6 +69,14 @@ def keeps_state(code: CodeType) -> str | None:
         if name == "YIELD_VALUE" and code.co_name not in {"<genexpr>", "<lambda>"}:
             return f"{code.co_name} is a generator"
     return None
+
+
+def changes_in_place(code: CodeType) -> bool:
+    """Whether a piece of code has an operator like ``+=``, which changes a list or set itself."""
+    return any(
+        instruction.opname == "BINARY_OP" and str(instruction.argrepr).endswith("=")
+        for instruction in dis.get_instructions(code)
+    )
 
 
 def reachable(function: object) -> Iterator[Any]:
@@ -140,6 +148,10 @@ def impurity(function: object, depth: int = 0) -> str | None:
 
 def _of_code(code: CodeType, function: FunctionType, depth: int) -> str | None:
     cells = _cells(function)
+    if changes_in_place(code) and any(
+        isinstance(value, list | dict) for value in reachable(function)
+    ):
+        return f"{code.co_name} may change a list that lives on"
     for instruction in dis.get_instructions(code):
         reason = _of_instruction(instruction, code, function, cells, depth)
         if reason is not None:

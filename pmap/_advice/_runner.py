@@ -56,6 +56,10 @@ class Runner:
         self._budget = budget
         self._seed = seed
 
+    def restart(self) -> None:
+        """Take the budget as unspent."""
+        self._begun = time.perf_counter()
+
     @property
     def spent(self) -> float:
         """Seconds since the beginning."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Safety", "weigh"]
 
+_WAYS = ("no way", "one way", "two ways", "three ways")
+
 
 @dataclass(frozen=True, slots=True)
 class Safety:
@@ -25,6 +27,7 @@ class Safety:
 def weigh(verdict: Verdict, tried: Tried) -> Safety:
     """Proof and test together: ``"yes"`` needs both, ``"no"`` a difference that was seen."""
     sized = f"{tried.rows:,} rows in {tried.parts} parts"
+    cut = f"{tried.rows:,} rows, cut in {_WAYS[min(tried.ways, 3)]}"
     if verdict.asks_for_partition:
         return Safety(
             "unknown", "It asks for current_partition(), so its result follows the split by design."
@@ -39,9 +42,9 @@ def weigh(verdict: Verdict, tried: Tried) -> Safety:
         calls = f"{verdict.n_polars} call{'' if verdict.n_polars == 1 else 's'}"
         return Safety(
             "yes",
-            f"All it does to the rows ({calls} of Polars) goes row by row; tried on {sized}: equal.",
+            f"All it does to the rows ({calls} of Polars) goes row by row; tried on {cut}: equal.",
         )
-    return Safety("unknown", f"No difference showed on {sized}, but {_open(verdict)}.")
+    return Safety("unknown", f"No difference showed on {cut}, but {_open(verdict)}.")
 
 
 def _unsafe(verdict: Verdict, tried: Tried, sized: str) -> str:

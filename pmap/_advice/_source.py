@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import linecache
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["body_of"]
+__all__ = ["body_of", "constants_of"]
 
 
 def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
@@ -90,3 +91,20 @@ def _essence(code: CodeType) -> tuple[object, ...]:
     for part in code.co_consts:
         constants.append(_essence(part) if isinstance(part, CodeType) else repr(part))  # noqa: PERF401  types
     return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
+
+
+#: Of a table in a function, keys that are tried.
+_KEYS = 50
+
+
+def constants_of(function: FunctionType) -> Iterator[object]:
+    """Numbers and texts in a function's code, or in what its names stand for; keys of tables too."""
+    outer = inspect.getclosurevars(function)
+    held = [*outer.globals.values(), *outer.nonlocals.values()]
+    stack = [constant for code in _codes(function.__code__) for constant in code.co_consts] + held
+    while stack:
+        value = stack.pop()
+        if isinstance(value, int | float | str):
+            yield value
+        elif isinstance(value, dict | list | tuple | set | frozenset):
+            stack += list(cast("Iterable[object]", value))[:_KEYS]

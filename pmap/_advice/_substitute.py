@@ -14,20 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pmap._advice._compare import compare
-from pmap._advice._patch import replaced
-from pmap._advice._sample import extremes
+from pmap._advice._compare import compare, zeros_differ
+from pmap._advice._edges import extremes
+from pmap._advice._patch import probed, replaced
+from pmap._advice._source import constants_of
+from pmap.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pmap._advice._patch import Replaced
     from pmap._advice._runner import Ran, Runner
     from pmap._advice._verdict import Verdict
 
+    Dtypes = Mapping[tuple[str, str], pl.DataType]
+
 __all__ = ["NOTHING", "Native", "find_native"]
 
 _LINE = 80
+#: Rows on which it is timed, and how many times as many are taken at a step.
+_TIMED = 20_000
+_TIMES = 6
+#: Rows on which the dtypes of columns are seen.
+_PROBED = 48
 _NAMES = ("from the Python function", "from the native code")
 
 
@@ -61,52 +70,71 @@ def find_native(  # noqa: PLR0911  a way out at each step that fails
     runner: Runner, rows: pl.DataFrame, verdict: Verdict
 ) -> Native:
     """Look for native code, verify it, and time it; costs six calls or so."""
-    ours, mine = _substituted(runner, rows)
+    with probed(rows.schema) as dtypes:
+        runner.call(rows.head(_PROBED))
+    ours, mine = _substituted(runner, rows, dtypes)
     if not mine.texts:
         return Native(facts=_refusals(mine))
     if mine.is_ambiguous:
-        return Native(
-            facts=(
-                "One line makes different Python functions, so no single expression replaces it.",
-            )
+        return _without(
+            "One line makes different Python functions, so no single expression replaces it."
         )
     if ours.error is not None:
-        return Native(facts=(f"A translation exists but fails: {_short(ours.error)}.",))
-    theirs = runner.call(rows)
-    differs = _difference(theirs, ours, rows, mine)
+        return _without(f"A translation exists but fails: {_short(ours.error)}.")
+    differs = _difference(runner.call(rows), ours, rows, mine)
     if differs is not None:
-        return Native(facts=(differs,))
-    edges = _defined(extremes(rows, list(mine.columns)), mine)
+        return _without(differs)
+    edges = _defined(extremes(rows, _edge_values(mine)), mine)
     on_edges = runner.call(edges)
     if on_edges.error is not None:
-        return Native(
-            facts=(
-                f"A translation exists, but could not be verified: on extreme values the function raises {_short(on_edges.error)}.",
-            )
+        return _without(
+            "A translation exists, but could not be verified: on extreme values the function "
+            f"raises {_short(on_edges.error)}."
         )
-    edged, _ = _substituted(runner, edges)
+    edged, at_edges = _substituted(runner, edges, dtypes)
     differs = _difference(on_edges, edged, edges, mine)
     if differs is not None:
-        return Native(facts=(differs,))
-    if len(mine.texts) < len({udf.where for udf in verdict.udfs}) and mine.refused:
-        facts = _refusals(mine)
-    else:
-        facts = ()
-    return _timed(runner, rows, mine, edges.height, facts)
+        return _without(differs)
+    _, at_end = _substituted(runner, rows.tail(rows.height // 3 + 1), dtypes)
+    if not (mine.texts == at_edges.texts == at_end.texts):
+        return _without(
+            "The Python function holds a value that changes with the rows that it is called on, "
+            "so no single expression replaces it."
+        )
+    is_partial = len(mine.texts) < len({udf.where for udf in verdict.udfs}) and mine.refused
+    facts = _refusals(mine) if is_partial else ()
+    return _timed(runner, rows, dtypes, mine, edges.height, facts)
 
 
-def _substituted(runner: Runner, rows: pl.DataFrame) -> tuple[Ran, Replaced]:
-    with replaced(rows.schema) as mine:
+def _without(fact: str) -> Native:
+    return Native(facts=(fact,))
+
+
+def _substituted(runner: Runner, rows: pl.DataFrame, dtypes: Dtypes) -> tuple[Ran, Replaced]:
+    with replaced(dtypes) as mine:
         ran = runner.call(rows)
     return ran, mine
 
 
-def _timed(
-    runner: Runner, rows: pl.DataFrame, mine: Replaced, n_edges: int, facts: tuple[str, ...]
+def _edge_values(mine: Replaced) -> dict[str, list[object]]:
+    """By column, what its functions compare with, look up, or have in them."""
+    return {
+        column: [value for function in functions for value in constants_of(function)]
+        for column, functions in mine.columns.items()
+    }
+
+
+def _timed(  # noqa: PLR0913, PLR0917  what was found so far
+    runner: Runner,
+    rows: pl.DataFrame,
+    dtypes: Dtypes,
+    mine: Replaced,
+    n_edges: int,
+    facts: tuple[str, ...],
 ) -> Native:
-    many = pl.concat([rows] * max(1, 50_000 // max(1, rows.height))) if runner.left > 0.2 else rows  # noqa: PLR2004  s
+    many = _many(runner, rows)
     theirs = min(runner.call(many).seconds for _ in range(2))
-    ours = min(_substituted(runner, many)[0].seconds for _ in range(2))
+    ours = min(_substituted(runner, many, dtypes)[0].seconds for _ in range(2))
     speed = theirs / max(ours, 1e-9)
     times = f"{theirs * 1e3:.1f} ms with Python, {ours * 1e3:.1f} ms with the native code, on {many.height:,} rows"
     if speed <= 1.05:  # noqa: PLR2004  less is no difference
@@ -114,8 +142,16 @@ def _timed(
             facts=(*facts, f"A native expression gives the same but is not faster: {times}.")
         )
 
+    wanted = {name: rows.schema[name] for name in mine.columns if name in rows.schema}
+
     def run(frame: pl.DataFrame) -> Any:
-        with replaced(frame.schema):
+        for name, dtype in wanted.items():
+            if frame.schema.get(name) != dtype:
+                raise ArgumentError(
+                    f"the native code was verified for {name!r} as {dtype}, "
+                    f"and this frame has {frame.schema.get(name)}: explain it with this frame"
+                )
+        with replaced(dtypes, verified=mine.texts):
             result = runner.function(frame)
             return result.collect() if isinstance(result, pl.LazyFrame) else result
 
@@ -126,11 +162,21 @@ def _timed(
     return Native(text, run, (verified, *facts), speed, rows.height + n_edges)
 
 
+def _many(runner: Runner, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows over and over, so that the times say something, as far as the budget goes."""
+    seconds = runner.call(rows).seconds
+    while 0 < rows.height < _TIMED and seconds * _TIMES * 4 < runner.left:
+        rows = pl.concat([rows] * _TIMES)
+        seconds = runner.call(rows).seconds
+    return rows
+
+
 def _laid_out(text: str) -> str:
     """Over several lines if it is long, as people write it."""
     if len(text) <= _LINE:
         return text
-    lines = re.sub(r"(?<=\))\.(when|otherwise|str|replace_strict)(?=[.(])", r"\n    .\1", text)
+    steps = "when|otherwise" if ").when(" in text or ".otherwise(" in text else "str|replace_strict"
+    lines = re.sub(rf"(?<=\))\.({steps})(?=[.(])", r"\n    .\1", text)
     code = f"(\n    {lines}\n)"
     try:
         is_same = ast.dump(ast.parse(code)) == ast.dump(ast.parse(text))
@@ -164,7 +210,12 @@ def _difference(theirs: Ran, ours: Ran, rows: pl.DataFrame, mine: Replaced) -> s
         return "A translation exists, but what is no frame can not be compared."
     found = compare(theirs.value, ours.value, _NAMES)
     if found.kind == "same":
-        return None
+        signs = zeros_differ(theirs.value, ours.value)
+        return (
+            None
+            if signs is None
+            else f"A translation exists but differs by the sign of zero in {signs!r}."
+        )
     culprit = _value_at(theirs.value, ours.value, rows, mine)
     return f"A translation exists but differs{culprit}, so it is not shown: {found.detail or 'by rounding'}."
 

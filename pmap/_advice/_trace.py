@@ -75,11 +75,25 @@ class Called:
 
 @dataclass(slots=True)
 class Trace:
-    """All that one call did, and the code of the user's that ran."""
+    """All that one call did, and the code of the user's that ran.
+
+    Attributes
+    ----------
+    calls, codes
+        What was called, and the code.
+    is_cut
+        Whether there were more calls than are kept.
+    has_categories
+        Whether a column of the partition is categorical: its numbers are of one process alone.
+    gives_part
+        Whether the result comes from the partition.
+    """
 
     calls: list[Called] = field(default_factory=list[Called])
     codes: dict[CodeType, None] = field(default_factory=dict[CodeType, None])
     is_cut: bool = False
+    has_categories: bool = False
+    gives_part: bool = False
 
 
 def code_of(function: object) -> CodeType | None:
@@ -107,6 +121,8 @@ def traced(function: Callable[[pl.DataFrame], Any], part: pl.DataFrame) -> tuple
         result = function(part)
     finally:
         sys.setprofile(previous)
+    tracer.trace.has_categories = pl.Categorical in part.dtypes
+    tracer.trace.gives_part = tracer.comes_from_part(result)
     return result, tracer.trace
 
 
@@ -144,7 +160,7 @@ class _Tracer:
         else:
             module = str(frame.f_globals.get("__name__", "?"))
             where = (caller.f_code.co_filename, caller.f_lineno)
-            derived = any(map(self._comes_from_part, _values_of(frame)))
+            derived = any(map(self.comes_from_part, _values_of(frame)))
             called = Called(
                 "library",
                 module,
@@ -176,9 +192,9 @@ class _Tracer:
     def _polars_call(self, frame: FrameType, caller: FrameType) -> Called:
         qualified, receiver, arguments = _resolved(frame)
         owner, _, name = qualified.rpartition(".")
-        on_part = receiver is not None and self._comes_from_part(receiver)
+        on_part = receiver is not None and self.comes_from_part(receiver)
         from_part = frozenset(
-            name for name, value in arguments.items() if self._comes_from_part(value)
+            name for name, value in arguments.items() if self.comes_from_part(value)
         )
         derived = on_part or bool(from_part)
         where = (caller.f_code.co_filename, caller.f_lineno)
@@ -186,7 +202,8 @@ class _Tracer:
             "polars", owner, name, receiver, arguments, derived, on_part, where, from_part
         )
 
-    def _comes_from_part(self, value: Any, depth: int = 0) -> bool:
+    def comes_from_part(self, value: Any, depth: int = 0) -> bool:
+        """Whether it is the partition, or was made of it by Polars."""
         if id(value) in self._derived:
             return True
         if depth > 2 or not isinstance(value, list | tuple | dict):  # noqa: PLR2004  frames in lists of a call
@@ -196,7 +213,7 @@ class _Tracer:
             if isinstance(value, dict)
             else cast("list[object]", value)
         )
-        return any(self._comes_from_part(item, depth + 1) for item in items)
+        return any(self.comes_from_part(item, depth + 1) for item in items)
 
     def _note_c(self, frame: FrameType, function: Any) -> None:
         module = getattr(function, "__module__", None)
@@ -220,7 +237,9 @@ class _Tracer:
 
     def _keep(self, called: Called) -> None:
         key: tuple[object, ...] = (called.owner, called.name, called.where, called.is_derived)
-        if called.kind == "polars" and not called.name.startswith("__"):
+        if called.kind == "polars" and called.name.startswith("__"):  # of each value, maybe
+            key = (*key, *map(type, called.arguments.values()))
+        elif called.kind == "polars":
             key = (*key, id(called.receiver), *map(id, called.arguments.values()))
         if key in self._seen:
             return

@@ -19,7 +19,7 @@ import polars as pl
 from pmap._advice._source import body_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Said", "Untranslatable", "namespace_of", "translate"]
 
@@ -40,9 +40,9 @@ _KINDS: dict[object, str] = {
     bool: "bool",
     type(None): "none",
 }
-#: Of regular expressions, what both engines read alike.
+#: Of regular expressions, what both engines read alike; ``a++`` is possessive in Python alone.
 _REGEX = re.compile(
-    r"(?:[A-Za-z0-9 _,;:@#%&=<>/'\"~!-]|\\[.\-+*?()\[\]{}/]|\[[A-Za-z0-9 _,;:.@#%=/+-]+\]|[+?]|\{\d+\})+"
+    r"(?:[A-Za-z0-9 _,;:@#%&=<>/'\"~!-]|\\[.\-+*?()\[\]{}/]|\[[A-Za-z0-9 _,;:.@#%=/+-]+\]|(?<![+?}])[+?]|(?<![+?}])\{\d+\})+"
 )
 _LONGEST = 60
 
@@ -67,6 +67,9 @@ class Said:
         Whether null in always gives null out.
     is_choice
         Whether it is a whole ``when ... then ... otherwise``, which others can go on.
+    may_be_none
+        Whether it may be ``None`` where the column is not null: Polars goes on with a null then,
+        where Python compares with it, writes it out or raises.
     """
 
     text: str
@@ -74,6 +77,7 @@ class Said:
     value: tuple[Any] | None = None
     keeps_nulls: bool = True
     is_choice: bool = False
+    may_be_none: bool = False
 
 
 def translate(function: object, column: str, dtype: pl.DataType, return_dtype: Any = None) -> str:
@@ -109,6 +113,8 @@ def namespace_of(function: FunctionType) -> dict[str, Any]:
 def _base(column: str, dtype: pl.DataType) -> Said:
     """The column, in the width that Python sees its values in."""
     text = f"pl.col({column!r})"
+    if column == "*" or (column.startswith("^") and column.endswith("$")):
+        raise Untranslatable(f"Polars reads the name {column!r} as a pattern")
     if dtype == pl.UInt64 or (dtype.is_integer() and "128" in str(dtype)):
         raise Untranslatable(f"{dtype} is wider than Polars can calculate with")
     if dtype.is_integer():
@@ -202,6 +208,13 @@ class _Translator:
 
     # Expressions
 
+    def _operand(self, node: ast.expr) -> Said:
+        """What something is done with."""
+        said = self._expression(node)
+        if said.may_be_none:
+            _refuse(node)
+        return said
+
     def _expression(self, node: ast.expr) -> Said:
         handler: Callable[[Any], Said] | None = getattr(
             self, f"_{type(node).__name__.lower()}", None
@@ -211,10 +224,16 @@ class _Translator:
         return handler(node)
 
     def _test(self, node: ast.expr) -> Said:
-        said = self._expression(node)
-        if said.kind != "bool" or said.value is not None:
+        """Whether Python takes something for true."""
+        if isinstance(node, ast.BoolOp):
+            return self._joined(node, [self._test(value) for value in node.values])
+        said = self._operand(node)
+        empty = {"int": "0", "float": "0", "str": "pl.lit('')"}
+        if said.value is not None or said.kind not in {"bool", *empty}:
             _refuse(node)
-        return said
+        if said.kind == "bool":
+            return said
+        return Said(f"({said.text} != {empty[said.kind]})", "bool", None, said.keeps_nulls)
 
     def _constant(self, node: ast.Constant) -> Said:
         return _constant(node.value, node)
@@ -238,7 +257,7 @@ class _Translator:
                 or part.format_spec
             ):
                 _refuse(node)
-            said = self._expression(part.value)
+            said = self._operand(part.value)
             if said.kind not in {"int", "str"} or said.value is not None:
                 _refuse(part.value)
             pieces.append(_cast(said, "pl.String") if said.kind == "int" else said.text)
@@ -251,14 +270,21 @@ class _Translator:
         return _choice(test, self._expression(node.body), self._expression(node.orelse), node)
 
     def _boolop(self, node: ast.BoolOp) -> Said:
+        """As a value: of other things than true and false, it is one of them."""
+        values = [self._operand(value) for value in node.values]
+        if any(said.kind != "bool" or said.value is not None for said in values):
+            _refuse(node)
+        return self._joined(node, values)
+
+    def _joined(self, node: ast.BoolOp, tests: list[Said]) -> Said:
         sign = " & " if isinstance(node.op, ast.And) else " | "
-        tests = [self._test(value) for value in node.values]
         return Said(f"({sign.join(test.text for test in tests)})", "bool", None, keeps_nulls=False)
 
     def _unaryop(self, node: ast.UnaryOp) -> Said:
-        said = self._expression(node.operand)
-        if isinstance(node.op, ast.Not) and said.kind == "bool" and said.value is None:
-            return _changed(said, text=f"(~{said.text})")
+        if isinstance(node.op, ast.Not):
+            test = self._test(node.operand)
+            return _changed(test, text=f"(~{test.text})")
+        said = self._operand(node.operand)
         if isinstance(node.op, ast.USub) and said.kind in {"int", "float"}:
             if said.value is not None:
                 return _constant(-said.value[0], node)
@@ -266,7 +292,7 @@ class _Translator:
         _refuse(node)
 
     def _binop(self, node: ast.BinOp) -> Said:
-        left, right = self._expression(node.left), self._expression(node.right)
+        left, right = self._operand(node.left), self._operand(node.right)
         if left.value is not None and right.value is not None:
             _refuse(node)
         kinds = {left.kind, right.kind}
@@ -306,7 +332,7 @@ class _Translator:
             )
         if type(operator) not in _COMPARED:
             _refuse(node)
-        return self._ordered(self._expression(node.left), operator, self._expression(right), node)
+        return self._ordered(self._operand(node.left), operator, self._operand(right), node)
 
     def _ordered(self, left: Said, operator: ast.cmpop, right: Said, node: ast.AST) -> Said:
         numbers = {"int", "float"}
@@ -326,9 +352,9 @@ class _Translator:
         return said
 
     def _contained(self, left: ast.expr, right: ast.expr, node: ast.AST) -> Said:
-        item = self._expression(left)
+        item = self._operand(left)
         if item.kind == "str" and item.value is not None and item.value[0]:
-            text = self._expression(right)
+            text = self._operand(right)
             if text.kind == "str" and text.value is None:
                 return Said(f"{text.text}.str.contains({item.text}, literal=True)", "bool")
             _refuse(node)
@@ -336,13 +362,13 @@ class _Translator:
         if (
             item.value is not None
             or item.kind not in {"int", "str"}
-            or not isinstance(values, list | tuple | set | frozenset)
+            or not isinstance(values, list | tuple | set | frozenset | dict)
         ):
             _refuse(node)
         listed = (
             sorted(cast("set[Any]", values), key=repr)
             if isinstance(values, set | frozenset)
-            else list(cast("list[object]", values))
+            else list(cast("Iterable[object]", values))
         )
         if not listed or any(_kind_of(value) != item.kind for value in listed):
             _refuse(node)
@@ -360,7 +386,7 @@ class _Translator:
     def _subscript(self, node: ast.Subscript) -> Said:
         if isinstance(node.value, ast.Name | ast.Dict) and not self._is_local(node.value):
             return self._looked_up(node.value, node.slice, None, node)
-        said = self._expression(node.value)
+        said = self._operand(node.value)
         if said.kind == "list":
             index = self._whole(node.slice, node)
             return Said(f"{said.text}.list.get({index}, null_on_oob=False)", "str")
@@ -382,7 +408,7 @@ class _Translator:
     def _looked_up(
         self, table: ast.expr, key: ast.expr, default: Said | None, node: ast.AST
     ) -> Said:
-        mapping, item = self._plain(table), self._expression(key)
+        mapping, item = self._plain(table), self._operand(key)
         if type(mapping) is not dict or item.value is not None or item.kind not in {"int", "str"}:
             _refuse(node)
         entries = cast("dict[object, object]", mapping)
@@ -397,10 +423,11 @@ class _Translator:
         name = table.id if isinstance(table, ast.Name) else repr(entries)
         otherwise = "" if default is None else f"default={default.text}, "
         text = f"{item.text}.replace_strict({name}, {otherwise}return_dtype=pl.{_DTYPES[kind]!r})"
-        return Said(text, kind, None, keeps_nulls=default is None)
+        may_be_none = None in entries.values() or (default is not None and default.kind == "none")
+        return Said(text, kind, None, keeps_nulls=default is None, may_be_none=may_be_none)
 
     def _attribute(self, node: ast.Attribute) -> Said:
-        said = self._expression(node.value)
+        said = self._operand(node.value)
         parts = {"year", "month", "day"}
         clock = {"hour", "minute", "second"} if said.kind == "datetime" else set[str]()
         if said.kind in {"date", "datetime"} and node.attr in parts | clock:
@@ -425,7 +452,7 @@ class _Translator:
                 return self._get(owner, node)
         if isinstance(owner, ast.Dict) and node.func.attr == "get" and node.args:
             return self._get(owner, node)
-        return self._method(self._expression(owner), node.func.attr, node)
+        return self._method(self._operand(owner), node.func.attr, node)
 
     def _get(self, table: ast.expr, node: ast.Call) -> Said:
         default = (
@@ -436,9 +463,13 @@ class _Translator:
         return self._looked_up(table, node.args[0], default, node)
 
     def _function(self, name: str, node: ast.Call) -> Said:
-        if name in self._outer or name in self._names or len(node.args) != 1:
+        if name in self._outer or name in self._names:
             _refuse(node)  # a name of the user's own hides the builtin
-        said = self._expression(node.args[0])
+        if name in {"max", "min"} and len(node.args) == 2:  # noqa: PLR2004  a value and its bound
+            return self._bounded(name, node)
+        if len(node.args) != 1:
+            _refuse(node)
+        said = self._operand(node.args[0])
         if said.value is not None:
             _refuse(node)
         written = {
@@ -457,14 +488,26 @@ class _Translator:
             _refuse(node)
         return replace(written[name, said.kind], keeps_nulls=said.keeps_nulls)
 
+    def _bounded(self, name: str, node: ast.Call) -> Said:
+        """A whole number and a constant, in either order; of floats NaN would matter."""
+        constant, said = sorted(map(self._operand, node.args), key=lambda said: said.value is None)
+        if not (
+            constant.value is not None
+            and said.value is None
+            and constant.kind == said.kind == "int"
+        ):
+            _refuse(node)
+        side = "lower_bound" if name == "max" else "upper_bound"
+        return _changed(said, text=f"{said.text}.clip({side}={constant.text})")
+
     def _of_module(self, name: str, node: ast.Call) -> Said:
         if name in {"math.sqrt", "math.fabs"} and len(node.args) == 1:
-            said = self._expression(node.args[0])
+            said = self._operand(node.args[0])
             if said.kind == "float" and said.value is None:
                 method = "sqrt" if name == "math.sqrt" else "abs"
                 return _changed(said, text=f"{said.text}.{method}()")
         if name == "re.sub" and len(node.args) == 3:  # noqa: PLR2004  pattern, replacement, text
-            pattern, by, said = map(self._expression, node.args)
+            pattern, by, said = map(self._operand, node.args)
             if (
                 _is_common(pattern)
                 and by.kind == "str"
@@ -477,7 +520,7 @@ class _Translator:
         _refuse(node)
 
     def _method(self, said: Said, name: str, node: ast.Call) -> Said:
-        arguments = [self._expression(argument) for argument in node.args]
+        arguments = [self._operand(argument) for argument in node.args]
         if said.value is not None or any(argument.value is None for argument in arguments):
             _refuse(node)
         if said.kind in {"date", "datetime"}:
@@ -485,9 +528,9 @@ class _Translator:
                 text = f"{said.text}.dt.weekday().cast(pl.Int64)"
                 return Said(text if name == "isoweekday" else f"({text} - 1)", "int")
             _refuse(node)
-        if said.kind != "str" or any(
-            not (a.kind == "str" and a.value and a.value[0]) for a in arguments
-        ):
+        if said.kind != "str" or any(argument.kind != "str" for argument in arguments):
+            _refuse(node)
+        if arguments and arguments[0].value == ("",):
             _refuse(node)
         texts = tuple(argument.text for argument in arguments)
         written = _METHODS.get((name, len(texts)))
@@ -529,7 +572,7 @@ def _constant(value: Any, node: ast.AST) -> Said:
     kind = _kind_of(value)
     if (
         kind is None
-        or (kind == "float" and math.isnan(value))
+        or (kind == "float" and not math.isfinite(value))
         or (kind == "int" and abs(value) >= 1 << 62)
     ):
         _refuse(node)
@@ -559,11 +602,15 @@ def _exact(left: Said, right: Said) -> bool:
 
 
 def _is_common(pattern: Said) -> bool:
-    return (
-        pattern.kind == "str"
-        and pattern.value is not None
-        and bool(_REGEX.fullmatch(pattern.value[0]))
-    )
+    """Both engines find the same; what matches nothing at all they replace at other places."""
+    if pattern.kind != "str" or pattern.value is None or not _REGEX.fullmatch(pattern.value[0]):
+        return False
+    if "--" in pattern.value[0]:  # of sets of letters, a difference in Polars
+        return False
+    try:
+        return re.compile(pattern.value[0]).match("") is None
+    except re.error:
+        return False
 
 
 def _choice(test: Said, then: Said, other: Said, node: ast.AST) -> Said:
@@ -575,7 +622,10 @@ def _choice(test: Said, then: Said, other: Said, node: ast.AST) -> Said:
         _refuse(node)
     chosen = f"pl.when({_bare(test.text)}).then({_value(then)})"
     rest = other.text.removeprefix("pl") if other.is_choice else f".otherwise({_value(other)})"
-    return Said(chosen + rest, kind, None, keeps_nulls=False, is_choice=True)
+    may_be_none = any(said.kind == "none" or said.may_be_none for said in (then, other))
+    return Said(
+        chosen + rest, kind, None, keeps_nulls=False, is_choice=True, may_be_none=may_be_none
+    )
 
 
 def _changed(said: Said, *, text: str) -> Said:

@@ -11,7 +11,7 @@ import polars as pl
 
 from pmap._advice import _expressions
 from pmap._advice._names import ELEMENTWISE_SERIES, LEAVING, OTHER_ROWS, ROW_BY_ROW, SCHEMA, words
-from pmap._advice._purity import impurity, keeps_state, reachable
+from pmap._advice._purity import changes_in_place, impurity, keeps_state, reachable
 
 if TYPE_CHECKING:
     from pmap._advice._trace import Called, Trace
@@ -33,6 +33,8 @@ _C_FUNCTIONS = words(
 _CHANGING = words(
     "append extend insert add update pop popitem remove discard clear setdefault sort reverse"
 )
+_CHANGING_OPERATORS = words("setitem delitem iadd iand iconcat ior isub ixor imul")
+_CALLING_PYTHON = words("map_elements map_batches map_groups map_rows rolling_map")
 _SPOKEN = {
     "__iter__": "a loop over a column",
     "__array__": "numpy",
@@ -41,6 +43,7 @@ _SPOKEN = {
     "__len__": "len()",
     "__arrow_c_stream__": "pyarrow",
 }
+_CONTAINERS = (list, set, dict, bytearray)
 _CHANGING_ROWS = words("filter remove drop_nulls drop_nans explode join")
 
 
@@ -87,6 +90,10 @@ class Verdict:
         Columns that rows are grouped by.
     asks_for_partition
         Whether the function asks for `current_partition`.
+    needs_order
+        Whether it needs its rows in their order, as a join with the nearest key does.
+    has_python_inside
+        Whether Polars calls Python functions of its own.
     """
 
     offences: list[Offence] = field(default_factory=list[Offence])
@@ -95,6 +102,8 @@ class Verdict:
     leaves: list[str] = field(default_factory=list[str])
     keys: list[str] = field(default_factory=list[str])
     asks_for_partition: bool = False
+    needs_order: bool = False
+    has_python_inside: bool = False
     has_libraries: bool = False
     n_polars: int = 0
 
@@ -116,6 +125,8 @@ class _Judge:
         self._payloads: set[str] = set()
         self._rows_have_changed = False
         self._trace = trace
+        self._has_categories = trace.has_categories
+        self._has_integers = False
 
     def run(self) -> Verdict:
         for called in self._trace.calls:
@@ -137,9 +148,19 @@ class _Judge:
                 self.verdict.obstacles.append(reason)
         if self._trace.is_cut:
             self.verdict.obstacles.append("more calls than were looked at")
+        if not self._trace.gives_part:
+            self.verdict.obstacles.append("a result that is not made of the partition by Polars")
+        if self._has_categories and self._has_integers:
+            self.verdict.obstacles.append(
+                "numbers of categories, which follow the order that they came in"
+            )
         for value in self._held.values():
             if isinstance(value, Iterator):
                 self.verdict.obstacles.append("an iterator that lives on between calls")
+        if any(map(changes_in_place, self._trace.codes)) and any(
+            isinstance(value, _CONTAINERS) for value in self._held.values()
+        ):
+            self.verdict.obstacles.append("an operator like +=, which may change what lives on")
 
     def _check_udfs(self) -> None:
         if len(self._payloads) > len({id(udf.function) for udf in self.verdict.udfs}):
@@ -166,6 +187,8 @@ class _Judge:
             self._obstacle_of_c(called)
         elif called.name in _CHANGING and id(called.receiver) in self._held:
             self.verdict.obstacles.append(f"{called.name} on an object that lives on between calls")
+        elif called.name in _CHANGING_OPERATORS:
+            self.verdict.obstacles.append(f"operator.{called.name}")
 
     def _obstacle_of_c(self, called: Called) -> None:
         if called.owner in {"functools", "_functools"} and called.name == "reduce":
@@ -190,6 +213,7 @@ class _Judge:
         owner = called.owner.rpartition(".")[2]
         if called.name == "map_elements":
             self._note_udf(called)
+        self.verdict.has_python_inside |= called.name in _CALLING_PYTHON
         if isinstance(called.receiver, pl.Expr) and called.name in {
             "map_batches",
             "__array_ufunc__",
@@ -235,11 +259,18 @@ class _Judge:
         elif name == "join":
             self._join(called)
         elif name in ROW_BY_ROW:
+            if name == "cast":
+                self._has_integers |= any(map(_is_integer, _flat(called.arguments.values())))
             if name == "fill_null" and called.arguments.get("strategy") is not None:
                 self._offend(called, "fill_null(strategy=...)")
             self._walk_arguments(called)
         elif name in {"get_column", "to_series"}:
             return
+        elif name == "join_asof" and "other" not in called.from_part:
+            self.verdict.needs_order = True
+            self.verdict.obstacles.append(
+                f"join_asof, which needs rows in order (line {called.where[1]})"
+            )
         elif name in OTHER_ROWS:
             self._offend(called, name)
         else:
@@ -248,6 +279,8 @@ class _Judge:
     def _series_method(self, called: Called) -> None:
         name = called.name
         if name in SCHEMA or name in ELEMENTWISE_SERIES or name == "map_elements":
+            if name == "cast":
+                self._has_integers = True
             if any(isinstance(v, pl.Expr) for v in called.arguments.values()):
                 self.verdict.obstacles.append(f"Series.{name} with an expression")
             return
@@ -283,6 +316,8 @@ class _Judge:
     def _join(self, called: Called) -> None:
         how = called.arguments.get("how", "inner")
         order = called.arguments.get("maintain_order")
+        if called.arguments.get("validate", "m:m") in {"1:1", "1:m"}:
+            self.verdict.obstacles.append("a join that raises where a key comes twice in the rows")
         if "other" in called.from_part:
             self._offend(called, "join of the partition with itself")
         elif how in {"left", "semi", "anti"} or (
@@ -328,6 +363,8 @@ class _Judge:
 
     def _take(self, tree: _expressions.Tree, expression: pl.Expr, called: Called) -> None:
         self._payloads |= tree.udfs
+        self._has_categories |= tree.has_categories
+        self._has_integers |= tree.has_integers
         self.verdict.keys += tree.keys
         for name in dict.fromkeys(tree.other_rows):
             keys = tuple(tree.keys) if name == "over" else ()
@@ -363,6 +400,13 @@ def _flat(values: Any, depth: int = 0) -> Iterator[Any]:
             yield from _flat(cast("dict[object, object]", value).values(), depth + 1)
         else:
             yield value
+
+
+def _is_integer(dtype: object) -> bool:
+    """Whether it is a dtype, or one of Python's, of whole numbers."""
+    if isinstance(dtype, type) and issubclass(dtype, pl.DataType):
+        return dtype.is_integer()
+    return dtype is int or (isinstance(dtype, pl.DataType) and dtype.is_integer())
 
 
 def _keys(called: Called) -> Iterator[str]:
