@@ -28,7 +28,7 @@ def explain(
 ) -> Explanation:
     """Say whether native Polars, threads, processes or a plain call is best for a function, and why.
 
-    The function is called on samples of the frame, about twenty times, which is said first on
+    The function is called on samples of the frame, about thirty times, which is said first on
     the standard error. It is called in this thread and never on workers.
 
     Parameters

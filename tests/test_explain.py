@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import hashlib
 import itertools
 import json
@@ -122,6 +123,14 @@ def many_expressions(d):
     return d.with_columns(expressions)
 
 
+def from_a_generator(d):
+    return d.with_columns(pl.col(name) * 2 for name in ("x", "y"))
+
+
+def from_a_dictionary(d):
+    return d.with_columns({name: pl.col(name) * 2 for name in ("x", "y")}.values())
+
+
 def mapped_dictionary(d):
     return d.with_columns(pl.col("g").replace_strict(LABELS, default=0))
 
@@ -141,6 +150,7 @@ def _collatz(value):
 SAFE = [
     arithmetic, filtered, chain, lazy, conditional, left_join, sorted_table_join, semi_join, helper_calls, per_list,
     exploded, series_mask, parsed_with_format, selectors, many_expressions, mapped_dictionary, pure_udf,
+    from_a_generator, from_a_dictionary,
 ]  # fmt: skip
 
 
@@ -428,6 +438,22 @@ def sql_on_what_was_made(d):
     return pl.sql("select * from made limit 10000000", eager=True)
 
 
+def length_in_a_generator(d):
+    return d.with_columns(pl.col(name) * (pl.len() > 0) for name in ("x", "id"))
+
+
+def length_in_a_map(d):
+    return d.with_columns(map(lambda name: pl.col(name) * (pl.len() > 0), ("x", "id")))  # noqa: C417
+
+
+def length_in_a_dictionary(d):
+    return d.with_columns({name: pl.col(name) * (pl.len() > 0) for name in ("x", "id")}.values())
+
+
+def expressions_of_an_iterator(d):
+    return d.with_columns(zip(*[[pl.col("x") * (pl.len() > 0)]], strict=True).__next__())
+
+
 def table_of_its_own(d):
     return TABLE.clear() if d.columns else d
 
@@ -472,7 +498,8 @@ OPEN = [
     udf_with_state, udf_without_dtype, threshold_on_height, head_beyond_the_frame, over_unique_key, random_numbers,
     polars_shuffle, counts_calls, keeps_an_iterator, by_partition, noisy_by_partition, batches, python_batches_udf,
     a_number, nothing, raises_on_small, panics, prints_head, accumulates_in_a_default, looks_for_values_of_a_column,
-    numbers_of_categories, by_sorted_flag, sql_on_what_was_made, table_of_its_own, checks_keys, nearest_price, stamped,
+    numbers_of_categories, by_sorted_flag, sql_on_what_was_made, table_of_its_own, length_in_a_generator, length_in_a_map, length_in_a_dictionary,
+    expressions_of_an_iterator, checks_keys, nearest_price, stamped,
     refuses_duplicates, needs_sorted_rows, two_columns_from_numpy,
 ]  # fmt: skip
 
@@ -637,6 +664,17 @@ def test_a_profiler_that_is_there_is_put_back(df, ending):
         assert sys.getprofile() is _nothing
     finally:
         sys.setprofile(None)
+
+
+def test_a_program_that_is_profiled_is_still_so(df):
+    with cProfile.Profile() as profile:
+        assert pmap.explain(df, arithmetic).partition_safe == "yes"
+        _collatz(7)
+        assert pmap.explain(df, arithmetic).partition_safe == "yes"
+    assert "_collatz" in {
+        entry.code.co_name for entry in profile.getstats() if entry.code.__class__ is not str
+    }
+    assert sys.getprofile() is None
 
 
 @pytest.mark.parametrize("calls", range(1, 40, 3))

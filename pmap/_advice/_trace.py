@@ -8,6 +8,7 @@ the partition.
 
 from __future__ import annotations
 
+import cProfile
 import os
 import sys
 import sysconfig
@@ -20,7 +21,7 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Called", "Trace", "code_of", "traced"]
+__all__ = ["HANDED", "Called", "Trace", "code_of", "traced"]
 
 _POLARS = os.path.dirname(pl.__file__) + os.sep
 _PMAP = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -36,6 +37,8 @@ _LIBRARIES = tuple(
         if (path := sysconfig.get_path(name))
     }
 )
+#: Name of the argument under which expressions stand that an iterator gave.
+HANDED = "expressions of an iterator"
 #: Different calls that are kept; a loop over rows repeats the same few.
 _MOST = 2000
 
@@ -120,10 +123,18 @@ def traced(function: Callable[[pl.DataFrame], Any], part: pl.DataFrame) -> tuple
         sys.setprofile(tracer)
         result = function(part)
     finally:
-        sys.setprofile(previous)
+        _put_back(previous)
     tracer.trace.has_categories = pl.Categorical in part.dtypes
     tracer.trace.gives_part = tracer.comes_from_part(result)
     return result, tracer.trace
+
+
+def _put_back(profiler: Any) -> None:
+    """Set a profiler again; `cProfile`, up to Python 3.11, is one that can only enable itself."""
+    if isinstance(profiler, cProfile.Profile):
+        profiler.enable()
+    else:
+        sys.setprofile(profiler)
 
 
 class _Tracer:
@@ -140,6 +151,8 @@ class _Tracer:
         if self._inside is not None:
             if event == "return" and frame is self._inside:
                 self._leave(arg)
+            elif event == "return" and isinstance(arg, pl.Expr):
+                self._note_handed(frame, arg)
         elif event == "call":
             self._enter(frame)
         elif event == "c_call" and self._is_users(frame.f_code.co_filename):
@@ -173,6 +186,16 @@ class _Tracer:
             )
         self._inside, self._current = frame, called
         self._keep(called)
+
+    def _note_handed(self, frame: FrameType, expression: pl.Expr) -> None:
+        """Expressions that a generator, or the function of a `map`, hands to Polars as it runs."""
+        called = self._current
+        if (
+            called is not None
+            and called.kind == "polars"
+            and self._is_users(frame.f_code.co_filename)
+        ):
+            cast("dict[str, Any]", called.arguments).setdefault(HANDED, []).append(expression)
 
     def _leave(self, value: Any) -> None:
         called, self._inside, self._current = self._current, None, None

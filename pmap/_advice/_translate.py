@@ -10,12 +10,27 @@ from __future__ import annotations
 import ast
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
+from pmap._advice._said import (
+    DTYPES,
+    Said,
+    Untranslatable,
+    bare,
+    both,
+    cast_to,
+    changed,
+    choice,
+    constant_of,
+    is_exact,
+    kind_of,
+    literal,
+    refused,
+)
 from pmap._advice._source import body_of
 
 if TYPE_CHECKING:
@@ -32,52 +47,10 @@ _COMPARED: dict[type[ast.cmpop], str] = {
     ast.Gt: ">",
     ast.GtE: ">=",
 }
-_DTYPES = {"int": pl.Int64(), "float": pl.Float64(), "str": pl.String(), "bool": pl.Boolean()}
-_KINDS: dict[object, str] = {
-    int: "int",
-    float: "float",
-    str: "str",
-    bool: "bool",
-    type(None): "none",
-}
 #: Of regular expressions, what both engines read alike; ``a++`` is possessive in Python alone.
 _REGEX = re.compile(
     r"(?:[A-Za-z0-9 _,;:@#%&=<>/'\"~!-]|\\[.\-+*?()\[\]{}/]|\[[A-Za-z0-9 _,;:.@#%=/+-]+\]|(?<![+?}])[+?]|(?<![+?}])\{\d+\})+"
 )
-_LONGEST = 60
-
-
-class Untranslatable(Exception):  # noqa: N818  no error: it ends a try
-    """What has no Polars expression that is the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """An expression as text.
-
-    Attributes
-    ----------
-    text
-        Python code, of one operand: it can be followed by a method.
-    kind
-        ``int``, ``float``, ``str``, ``bool``, ``none``, ``date``, ``datetime`` or ``list``.
-    value
-        Of a constant, in a tuple of one; ``None`` for what depends on the column.
-    keeps_nulls
-        Whether null in always gives null out.
-    is_choice
-        Whether it is a whole ``when ... then ... otherwise``, which others can go on.
-    may_be_none
-        Whether it may be ``None`` where the column is not null: Polars goes on with a null then,
-        where Python compares with it, writes it out or raises.
-    """
-
-    text: str
-    kind: str
-    value: tuple[Any] | None = None
-    keeps_nulls: bool = True
-    is_choice: bool = False
-    may_be_none: bool = False
 
 
 def translate(function: object, column: str, dtype: pl.DataType, return_dtype: Any = None) -> str:
@@ -94,7 +67,7 @@ def translate(function: object, column: str, dtype: pl.DataType, return_dtype: A
     name, body = found
     outer = namespace_of(cast("FunctionType", function))
     said = _Translator({name: _base(column, dtype)}, outer).block(body)
-    if said.kind not in _DTYPES:
+    if said.kind not in DTYPES:
         raise Untranslatable(f"it gives {said.kind}")
     return _finished(said, column, return_dtype)
 
@@ -131,7 +104,7 @@ def _base(column: str, dtype: pl.DataType) -> Said:
 
 
 def _finished(said: Said, column: str, return_dtype: Any) -> str:
-    text, wanted = said.text, _DTYPES[said.kind]
+    text, wanted = said.text, DTYPES[said.kind]
     if return_dtype is not None:
         asked = return_dtype() if isinstance(return_dtype, type) else return_dtype
         if not isinstance(asked, pl.DataType) or not _fits(said.kind, asked):
@@ -139,14 +112,14 @@ def _finished(said: Said, column: str, return_dtype: Any) -> str:
         wanted = asked
     if said.value is not None:
         text = f"pl.lit({text}, dtype=pl.{wanted!r})"
-    elif wanted not in _DTYPES.values():
+    elif wanted not in DTYPES.values():
         text = f"{text}.cast(pl.{wanted!r})"
     if not said.keeps_nulls or said.value is not None or "pl.when(" in text:
         known = f"pl.col({column!r})"
         if said.is_choice:
             return f"pl.when({known}.is_null()).then(None){text.removeprefix('pl')}"
-        text = f"pl.when({known}.is_not_null()).then({_bare(text)})"
-    return _bare(text)
+        text = f"pl.when({known}.is_not_null()).then({bare(text)})"
+    return bare(text)
 
 
 def _fits(kind: str, dtype: pl.DataType) -> bool:
@@ -156,23 +129,6 @@ def _fits(kind: str, dtype: pl.DataType) -> bool:
         "str": dtype == pl.String,
         "bool": dtype == pl.Boolean,
     }[kind]
-
-
-def _bare(text: str) -> str:
-    """Without the brackets around the whole."""
-    try:
-        inner = text[1:-1]
-        if text[:1] == "(" and ast.dump(ast.parse(inner)) == ast.dump(ast.parse(text)):
-            return inner
-    except SyntaxError:
-        pass
-    return text
-
-
-def _refuse(node: ast.AST) -> NoReturn:
-    text = ast.unparse(node)
-    shown = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-    raise Untranslatable(f"no expression means the same as {shown!r}")
 
 
 class _Translator:
@@ -192,19 +148,19 @@ class _Translator:
             if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
                 target = statement.targets[0]
                 if not isinstance(target, ast.Name):
-                    _refuse(statement)
+                    raise refused(statement)
                 self._names[target.id] = self._expression(statement.value)
             elif not (
                 isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
             ):
-                _refuse(statement)
+                raise refused(statement)
         return Said("None", "none", (None,))
 
     def _branch(self, node: ast.If, rest: list[ast.stmt]) -> Said:
         test = self._test(node.test)
         then = _Translator(dict(self._names), self._outer).block([*node.body, *rest])
         other = _Translator(dict(self._names), self._outer).block([*node.orelse, *rest])
-        return _choice(test, then, other, node)
+        return choice(test, then, other, node)
 
     # Expressions
 
@@ -212,7 +168,7 @@ class _Translator:
         """What something is done with."""
         said = self._expression(node)
         if said.may_be_none:
-            _refuse(node)
+            raise refused(node)
         return said
 
     def _expression(self, node: ast.expr) -> Said:
@@ -220,7 +176,7 @@ class _Translator:
             self, f"_{type(node).__name__.lower()}", None
         )
         if handler is None:
-            _refuse(node)
+            raise refused(node)
         return handler(node)
 
     def _test(self, node: ast.expr) -> Said:
@@ -230,20 +186,20 @@ class _Translator:
         said = self._operand(node)
         empty = {"int": "0", "float": "0", "str": "pl.lit('')"}
         if said.value is not None or said.kind not in {"bool", *empty}:
-            _refuse(node)
+            raise refused(node)
         if said.kind == "bool":
             return said
         return Said(f"({said.text} != {empty[said.kind]})", "bool", None, said.keeps_nulls)
 
     def _constant(self, node: ast.Constant) -> Said:
-        return _constant(node.value, node)
+        return constant_of(node.value, node)
 
     def _name(self, node: ast.Name) -> Said:
         if node.id in self._names:
             return self._names[node.id]
         if node.id not in self._outer:
-            _refuse(node)
-        return _constant(self._outer[node.id], node)
+            raise refused(node)
+        return constant_of(self._outer[node.id], node)
 
     def _joinedstr(self, node: ast.JoinedStr) -> Said:
         pieces: list[str] = []
@@ -256,24 +212,24 @@ class _Translator:
                 or part.conversion != -1
                 or part.format_spec
             ):
-                _refuse(node)
+                raise refused(node)
             said = self._operand(part.value)
             if said.kind not in {"int", "str"} or said.value is not None:
-                _refuse(part.value)
-            pieces.append(_cast(said, "pl.String") if said.kind == "int" else said.text)
+                raise refused(part.value)
+            pieces.append(cast_to(said, "pl.String") if said.kind == "int" else said.text)
         if all(piece.startswith("pl.lit(") for piece in pieces):
-            _refuse(node)
+            raise refused(node)
         return Said(f"pl.concat_str({', '.join(pieces)})", "str")
 
     def _ifexp(self, node: ast.IfExp) -> Said:
         test = self._test(node.test)
-        return _choice(test, self._expression(node.body), self._expression(node.orelse), node)
+        return choice(test, self._expression(node.body), self._expression(node.orelse), node)
 
     def _boolop(self, node: ast.BoolOp) -> Said:
         """As a value: of other things than true and false, it is one of them."""
         values = [self._operand(value) for value in node.values]
         if any(said.kind != "bool" or said.value is not None for said in values):
-            _refuse(node)
+            raise refused(node)
         return self._joined(node, values)
 
     def _joined(self, node: ast.BoolOp, tests: list[Said]) -> Said:
@@ -283,39 +239,39 @@ class _Translator:
     def _unaryop(self, node: ast.UnaryOp) -> Said:
         if isinstance(node.op, ast.Not):
             test = self._test(node.operand)
-            return _changed(test, text=f"(~{test.text})")
+            return changed(test, text=f"(~{test.text})")
         said = self._operand(node.operand)
         if isinstance(node.op, ast.USub) and said.kind in {"int", "float"}:
             if said.value is not None:
-                return _constant(-said.value[0], node)
-            return _changed(said, text=f"(-{said.text})")
-        _refuse(node)
+                return constant_of(-said.value[0], node)
+            return changed(said, text=f"(-{said.text})")
+        raise refused(node)
 
     def _binop(self, node: ast.BinOp) -> Said:
         left, right = self._operand(node.left), self._operand(node.right)
         if left.value is not None and right.value is not None:
-            _refuse(node)
+            raise refused(node)
         kinds = {left.kind, right.kind}
         if kinds == {"str"} and isinstance(node.op, ast.Add):
-            return _both(_literal(left), "+", _literal(right), "str")
+            return both(literal(left), "+", literal(right), "str")
         if not kinds <= {"int", "float"}:
-            _refuse(node)
+            raise refused(node)
         kind = "float" if "float" in kinds else "int"
         signs: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
         if type(node.op) in signs:
-            return _both(left, signs[type(node.op)], right, kind)
+            return both(left, signs[type(node.op)], right, kind)
         divisor = None if right.value is None else right.value[0]
         if not divisor:
-            _refuse(node)
+            raise refused(node)
         if isinstance(node.op, ast.Div):
             if abs(math.frexp(divisor)[0]) != 0.5:  # noqa: PLR2004  a power of two
                 raise Untranslatable(
                     f"Polars multiplies by 1/{divisor}, which may differ from a division in the last digit"
                 )
-            return _both(left, "/", right, "float")
+            return both(left, "/", right, "float")
         if isinstance(node.op, ast.FloorDiv | ast.Mod) and kind == "int":
-            return _both(left, "//" if isinstance(node.op, ast.FloorDiv) else "%", right, "int")
-        _refuse(node)
+            return both(left, "//" if isinstance(node.op, ast.FloorDiv) else "%", right, "int")
+        raise refused(node)
 
     def _compare(self, node: ast.Compare) -> Said:
         if len(node.ops) == 2:  # noqa: PLR2004  a < v < b
@@ -323,32 +279,32 @@ class _Translator:
             second = ast.Compare(node.comparators[0], node.ops[1:], node.comparators[1:])
             return self._boolop(ast.BoolOp(ast.And(), [first, second]))
         if len(node.ops) != 1:
-            _refuse(node)
+            raise refused(node)
         operator, right = node.ops[0], node.comparators[0]
         if isinstance(operator, ast.In | ast.NotIn):
             said = self._contained(node.left, right, node)
             return (
-                _changed(said, text=f"(~{said.text})") if isinstance(operator, ast.NotIn) else said
+                changed(said, text=f"(~{said.text})") if isinstance(operator, ast.NotIn) else said
             )
         if type(operator) not in _COMPARED:
-            _refuse(node)
+            raise refused(node)
         return self._ordered(self._operand(node.left), operator, self._operand(right), node)
 
     def _ordered(self, left: Said, operator: ast.cmpop, right: Said, node: ast.AST) -> Said:
         numbers = {"int", "float"}
         if left.kind != right.kind and not {left.kind, right.kind} <= numbers:
-            _refuse(node)
+            raise refused(node)
         if (left.value is None) == (right.value is None) or left.kind not in {*numbers, "str"}:
-            _refuse(node)  # one of the two is a constant
+            raise refused(node)  # one of the two is a constant
         mixed = {left.kind, right.kind} == numbers
-        if mixed and not _exact(left, right):
-            _refuse(node)  # a large integer has no float of its own
-        said = _both(_literal(left), _COMPARED[type(operator)], _literal(right), "bool")
+        if mixed and not is_exact(left, right):
+            raise refused(node)  # a large integer has no float of its own
+        said = both(literal(left), _COMPARED[type(operator)], literal(right), "bool")
         column = left if left.value is None else right
         greater = ast.Gt | ast.GtE if column is left else ast.Lt | ast.LtE
         if column.kind == "float" and isinstance(operator, greater):
             # Python's NaN is greater than nothing, Polars' than everything.
-            return _changed(said, text=f"({said.text} & {column.text}.is_not_nan())")
+            return changed(said, text=f"({said.text} & {column.text}.is_not_nan())")
         return said
 
     def _contained(self, left: ast.expr, right: ast.expr, node: ast.AST) -> Said:
@@ -357,21 +313,21 @@ class _Translator:
             text = self._operand(right)
             if text.kind == "str" and text.value is None:
                 return Said(f"{text.text}.str.contains({item.text}, literal=True)", "bool")
-            _refuse(node)
+            raise refused(node)
         values = self._plain(right)
         if (
             item.value is not None
             or item.kind not in {"int", "str"}
             or not isinstance(values, list | tuple | set | frozenset | dict)
         ):
-            _refuse(node)
+            raise refused(node)
         listed = (
             sorted(cast("set[Any]", values), key=repr)
             if isinstance(values, set | frozenset)
             else list(cast("Iterable[object]", values))
         )
-        if not listed or any(_kind_of(value) != item.kind for value in listed):
-            _refuse(node)
+        if not listed or any(kind_of(value) != item.kind for value in listed):
+            raise refused(node)
         return Said(f"{item.text}.is_in({listed!r})", "bool")
 
     def _plain(self, node: ast.expr) -> Any:
@@ -381,7 +337,7 @@ class _Translator:
         try:
             return ast.literal_eval(node)
         except ValueError:
-            _refuse(node)
+            raise refused(node) from None
 
     def _subscript(self, node: ast.Subscript) -> Said:
         if isinstance(node.value, ast.Name | ast.Dict) and not self._is_local(node.value):
@@ -391,10 +347,10 @@ class _Translator:
             index = self._whole(node.slice, node)
             return Said(f"{said.text}.list.get({index}, null_on_oob=False)", "str")
         if said.kind != "str" or said.value is not None:
-            _refuse(node)
+            raise refused(node)
         if isinstance(node.slice, ast.Slice):
             return Said(_sliced(said.text, node.slice, node), "str")
-        _refuse(node)  # of a text that is too short, Python raises
+        raise refused(node)  # of a text that is too short, Python raises
 
     def _is_local(self, node: ast.expr) -> bool:
         return isinstance(node, ast.Name) and node.id in self._names
@@ -402,7 +358,7 @@ class _Translator:
     def _whole(self, node: ast.expr, whole: ast.AST) -> int:
         value = self._expression(node).value
         if value is None or type(value[0]) is not int:
-            _refuse(whole)
+            raise refused(whole)
         return value[0]
 
     def _looked_up(
@@ -410,19 +366,19 @@ class _Translator:
     ) -> Said:
         mapping, item = self._plain(table), self._operand(key)
         if type(mapping) is not dict or item.value is not None or item.kind not in {"int", "str"}:
-            _refuse(node)
+            raise refused(node)
         entries = cast("dict[object, object]", mapping)
-        kinds = {_kind_of(value) for value in entries.values()}
+        kinds = {kind_of(value) for value in entries.values()}
         kinds |= set() if default is None else {default.kind}
         kinds.discard("none")
         if not entries or len(kinds) != 1 or None in kinds:
-            _refuse(node)
-        if any(_kind_of(entry) != item.kind for entry in entries):
-            _refuse(node)
+            raise refused(node)
+        if any(kind_of(entry) != item.kind for entry in entries):
+            raise refused(node)
         kind = cast("str", kinds.pop())
         name = table.id if isinstance(table, ast.Name) else repr(entries)
         otherwise = "" if default is None else f"default={default.text}, "
-        text = f"{item.text}.replace_strict({name}, {otherwise}return_dtype=pl.{_DTYPES[kind]!r})"
+        text = f"{item.text}.replace_strict({name}, {otherwise}return_dtype=pl.{DTYPES[kind]!r})"
         may_be_none = None in entries.values() or (default is not None and default.kind == "none")
         return Said(text, kind, None, keeps_nulls=default is None, may_be_none=may_be_none)
 
@@ -432,17 +388,17 @@ class _Translator:
         clock = {"hour", "minute", "second"} if said.kind == "datetime" else set[str]()
         if said.kind in {"date", "datetime"} and node.attr in parts | clock:
             return Said(f"{said.text}.dt.{node.attr}().cast(pl.Int64)", "int")
-        _refuse(node)
+        raise refused(node)
 
     # Calls
 
     def _call(self, node: ast.Call) -> Said:
         if node.keywords:
-            _refuse(node)
+            raise refused(node)
         if isinstance(node.func, ast.Name):
             return self._function(node.func.id, node)
         if not isinstance(node.func, ast.Attribute):
-            _refuse(node)
+            raise refused(node)
         owner = node.func.value
         if isinstance(owner, ast.Name) and not self._is_local(owner):
             outer = self._outer.get(owner.id)
@@ -459,33 +415,33 @@ class _Translator:
             self._expression(node.args[1]) if len(node.args) > 1 else Said("None", "none", (None,))
         )
         if default.value is None:
-            _refuse(node)
+            raise refused(node)
         return self._looked_up(table, node.args[0], default, node)
 
     def _function(self, name: str, node: ast.Call) -> Said:
         if name in self._outer or name in self._names:
-            _refuse(node)  # a name of the user's own hides the builtin
+            raise refused(node)  # a name of the user's own hides the builtin
         if name in {"max", "min"} and len(node.args) == 2:  # noqa: PLR2004  a value and its bound
             return self._bounded(name, node)
         if len(node.args) != 1:
-            _refuse(node)
+            raise refused(node)
         said = self._operand(node.args[0])
         if said.value is not None:
-            _refuse(node)
+            raise refused(node)
         written = {
             ("len", "str"): Said(f"{said.text}.str.len_chars().cast(pl.Int64)", "int"),
             ("abs", "int"): Said(f"{said.text}.abs()", "int"),
             ("abs", "float"): Said(f"{said.text}.abs()", "float"),
-            ("float", "int"): Said(_cast(said, "pl.Float64"), "float"),
-            ("int", "float"): Said(_cast(said, "pl.Int64"), "int"),
-            ("int", "bool"): Said(_cast(said, "pl.Int64"), "int"),
-            ("str", "int"): Said(_cast(said, "pl.String"), "str"),
+            ("float", "int"): Said(cast_to(said, "pl.Float64"), "float"),
+            ("int", "float"): Said(cast_to(said, "pl.Int64"), "int"),
+            ("int", "bool"): Said(cast_to(said, "pl.Int64"), "int"),
+            ("str", "int"): Said(cast_to(said, "pl.String"), "str"),
             ("bool", "int"): Said(f"({said.text} != 0)", "bool"),
         }
         if name in {"str", "int", "float", "bool"} and name == said.kind:
             return said
         if (name, said.kind) not in written:
-            _refuse(node)
+            raise refused(node)
         return replace(written[name, said.kind], keeps_nulls=said.keeps_nulls)
 
     def _bounded(self, name: str, node: ast.Call) -> Said:
@@ -496,16 +452,16 @@ class _Translator:
             and said.value is None
             and constant.kind == said.kind == "int"
         ):
-            _refuse(node)
+            raise refused(node)
         side = "lower_bound" if name == "max" else "upper_bound"
-        return _changed(said, text=f"{said.text}.clip({side}={constant.text})")
+        return changed(said, text=f"{said.text}.clip({side}={constant.text})")
 
     def _of_module(self, name: str, node: ast.Call) -> Said:
         if name in {"math.sqrt", "math.fabs"} and len(node.args) == 1:
             said = self._operand(node.args[0])
             if said.kind == "float" and said.value is None:
                 method = "sqrt" if name == "math.sqrt" else "abs"
-                return _changed(said, text=f"{said.text}.{method}()")
+                return changed(said, text=f"{said.text}.{method}()")
         if name == "re.sub" and len(node.args) == 3:  # noqa: PLR2004  pattern, replacement, text
             pattern, by, said = map(self._operand, node.args)
             if (
@@ -517,25 +473,25 @@ class _Translator:
                 and said.value is None
             ):
                 return Said(f"{said.text}.str.replace_all({pattern.text}, {by.text})", "str")
-        _refuse(node)
+        raise refused(node)
 
     def _method(self, said: Said, name: str, node: ast.Call) -> Said:
         arguments = [self._operand(argument) for argument in node.args]
         if said.value is not None or any(argument.value is None for argument in arguments):
-            _refuse(node)
+            raise refused(node)
         if said.kind in {"date", "datetime"}:
             if name in {"weekday", "isoweekday"} and not arguments:
                 text = f"{said.text}.dt.weekday().cast(pl.Int64)"
                 return Said(text if name == "isoweekday" else f"({text} - 1)", "int")
-            _refuse(node)
+            raise refused(node)
         if said.kind != "str" or any(argument.kind != "str" for argument in arguments):
-            _refuse(node)
+            raise refused(node)
         if arguments and arguments[0].value == ("",):
-            _refuse(node)
+            raise refused(node)
         texts = tuple(argument.text for argument in arguments)
         written = _METHODS.get((name, len(texts)))
         if written is None:
-            _refuse(node)
+            raise refused(node)
         template, kind = written
         return Said(
             said.text + template.format(*texts, spaces=repr(_SPACES)),
@@ -564,43 +520,6 @@ _METHODS = {
 }
 
 
-def _kind_of(value: object) -> str | None:
-    return _KINDS.get(type(value))
-
-
-def _constant(value: Any, node: ast.AST) -> Said:
-    kind = _kind_of(value)
-    if (
-        kind is None
-        or (kind == "float" and not math.isfinite(value))
-        or (kind == "int" and abs(value) >= 1 << 62)
-    ):
-        _refuse(node)
-    return Said(repr(value), kind, (value,))
-
-
-def _literal(said: Said) -> Said:
-    """A constant text stands for itself, not for a column."""
-    if said.value is not None and said.kind == "str":
-        return _changed(said, text=f"pl.lit({said.text})")
-    return said
-
-
-def _both(left: Said, sign: str, right: Said, kind: str) -> Said:
-    keeps = left.keeps_nulls and right.keeps_nulls
-    return Said(f"({left.text} {sign} {right.text})", kind, None, keeps_nulls=keeps)
-
-
-def _cast(said: Said, dtype: str) -> str:
-    return f"{said.text}.cast({dtype})"
-
-
-def _exact(left: Said, right: Said) -> bool:
-    """Whether an integer column is compared with a float that is a small whole number."""
-    constant = left if left.value is not None else right
-    return constant.kind == "int" and abs(cast("tuple[Any]", constant.value)[0]) < 1 << 53
-
-
 def _is_common(pattern: Said) -> bool:
     """Both engines find the same; what matches nothing at all they replace at other places."""
     if pattern.kind != "str" or pattern.value is None or not _REGEX.fullmatch(pattern.value[0]):
@@ -613,33 +532,6 @@ def _is_common(pattern: Said) -> bool:
         return False
 
 
-def _choice(test: Said, then: Said, other: Said, node: ast.AST) -> Said:
-    kinds = {then.kind, other.kind} - {"none"}
-    if len(kinds) != 1:
-        raise Untranslatable(f"its branches give {then.kind} and {other.kind}")
-    kind = kinds.pop()
-    if kind not in _DTYPES:
-        _refuse(node)
-    chosen = f"pl.when({_bare(test.text)}).then({_value(then)})"
-    rest = other.text.removeprefix("pl") if other.is_choice else f".otherwise({_value(other)})"
-    may_be_none = any(said.kind == "none" or said.may_be_none for said in (then, other))
-    return Said(
-        chosen + rest, kind, None, keeps_nulls=False, is_choice=True, may_be_none=may_be_none
-    )
-
-
-def _changed(said: Said, *, text: str) -> Said:
-    return replace(said, text=text, is_choice=False)
-
-
-def _value(said: Said) -> str:
-    """As an operand: a plain number is an Int32 and a plain text a column."""
-    if said.value is None:
-        return _bare(said.text)
-    dtype = ", dtype=pl.Int64" if said.kind == "int" else ""
-    return said.text if said.kind == "none" else f"pl.lit({said.text}{dtype})"
-
-
 def _sliced(text: str, part: ast.Slice, node: ast.AST) -> str:
     try:
         bounds = [
@@ -647,10 +539,10 @@ def _sliced(text: str, part: ast.Slice, node: ast.AST) -> str:
             for side in (part.lower, part.upper, part.step)
         ]
     except ValueError:
-        _refuse(node)
+        raise refused(node) from None
     low, high, step = bounds
     if step is not None or any(not (bound is None or type(bound) is int) for bound in bounds):
-        _refuse(node)
+        raise refused(node)
     if high is None:
         return (
             text
@@ -663,4 +555,4 @@ def _sliced(text: str, part: ast.Slice, node: ast.AST) -> str:
         return f"{text}.str.head({high})"
     if 0 < low <= high:
         return f"{text}.str.slice({low}, {high - low})"
-    _refuse(node)
+    raise refused(node)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, KeysView, ValuesView
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ import polars as pl
 from pmap._advice import _expressions
 from pmap._advice._names import ELEMENTWISE_SERIES, LEAVING, OTHER_ROWS, ROW_BY_ROW, SCHEMA, words
 from pmap._advice._purity import changes_in_place, impurity, keeps_state, reachable
+from pmap._advice._trace import HANDED
 
 if TYPE_CHECKING:
     from pmap._advice._trace import Called, Trace
@@ -43,6 +45,7 @@ _SPOKEN = {
     "__len__": "len()",
     "__arrow_c_stream__": "pyarrow",
 }
+_LISTS = (list, tuple, set, frozenset, deque, KeysView, ValuesView)
 _CONTAINERS = (list, set, dict, bytearray)
 _CHANGING_ROWS = words("filter remove drop_nulls drop_nans explode join")
 
@@ -115,7 +118,9 @@ class Verdict:
     @property
     def is_native(self) -> bool:
         """Whether all of the work is Polars' own."""
-        return self.n_polars > 0 and not (self.udfs or self.leaves or self.has_libraries)
+        return self.n_polars > 0 and not (
+            self.udfs or self.leaves or self.has_libraries or self.has_python_inside
+        )
 
 
 class _Judge:
@@ -164,6 +169,7 @@ class _Judge:
 
     def _check_udfs(self) -> None:
         if len(self._payloads) > len({id(udf.function) for udf in self.verdict.udfs}):
+            self.verdict.has_python_inside = True
             self.verdict.obstacles.append("an expression with a Python function of its own")
         for udf in self.verdict.udfs:
             name = getattr(udf.function, "__name__", type(udf.function).__name__)
@@ -354,6 +360,10 @@ class _Judge:
     def _walk_arguments(self, called: Called) -> None:
         trees: list[_expressions.Tree] = []
         for value in _flat(called.arguments.values()):
+            if _is_opaque(value) and HANDED not in called.arguments:
+                self.verdict.obstacles.append(
+                    f"a {type(value).__name__} handed to {called.name} (line {called.where[1]})"
+                )
             if isinstance(value, pl.Expr):
                 tree = _expressions.read(value)
                 trees.append(tree)
@@ -394,12 +404,18 @@ def _shown(expression: pl.Expr, name: str) -> str:
 
 def _flat(values: Any, depth: int = 0) -> Iterator[Any]:
     for value in values:
-        if isinstance(value, list | tuple | set | frozenset) and depth < 4:  # noqa: PLR2004  exprs in lists
+        if isinstance(value, _LISTS) and depth < 4:  # noqa: PLR2004  exprs in lists
             yield from _flat(cast("list[object]", value), depth + 1)
         elif isinstance(value, dict) and depth < 4:  # noqa: PLR2004
             yield from _flat(cast("dict[object, object]", value).values(), depth + 1)
         else:
             yield value
+
+
+def _is_opaque(value: object) -> bool:
+    """Whether it may hold expressions that were not seen."""
+    known = (*_LISTS, dict, str, bytes, pl.Series, pl.DataFrame, pl.LazyFrame, pl.Expr, pl.Schema)
+    return isinstance(value, Iterable) and not isinstance(value, (*known, type))
 
 
 def _is_integer(dtype: object) -> bool:
