@@ -287,7 +287,7 @@ def one_column_a_value(d):
 
 
 def empties_above_a_height(d):
-    return d.clear() if d.height > 1500 else d
+    return d.clear() if d.height > 500 else d
 
 
 def smoothed(d):
@@ -703,7 +703,7 @@ def test_other_threads_are_not_touched():
     here, there = threading.Event(), threading.Event()
 
     def elsewhere():
-        while not there.is_set():
+        while not there.wait(0.001):
             expression = pl.col("x").map_elements(lambda v: v + 1, return_dtype=pl.Int64)
             kinds.add("python_udf" in str(expression))
             here.set()

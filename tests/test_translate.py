@@ -267,9 +267,9 @@ def test_a_series_is_mapped_natively_too():
 
 def test_a_value_of_the_partition_in_the_function_has_no_single_expression():
     def centred(part):
-        middle = part["v"].max()
+        middle = part["v"].max() // 2
         return part.with_columns(
-            pl.col("v").map_elements(lambda value: value - middle, return_dtype=pl.Int64)
+            pl.col("v").map_elements(lambda value: value > middle, return_dtype=pl.Boolean)
         )
 
     found = pmap.explain(pl.DataFrame({"v": range(3000)}), centred)
