@@ -11,6 +11,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import polars as pl
+import programs
 import pytest
 import workers
 
@@ -209,6 +211,21 @@ def test_the_function_is_called_once_a_partition(backend, tmp_path):
     )
     firsts = sorted(int(line) for line in calls.read_text().split())
     assert firsts == [125 * index for index in range(PARTS)]
+
+
+def test_workers_go_on_while_the_caller_is_elsewhere(process_backend, tmp_path):
+    """A call that waits listens to its workers itself; while it does not, somebody else does."""
+    calls, window = tmp_path / "calls", 5
+    function = partial(workers.noted, str(calls))
+    outcomes = pmap.iter_partitions(
+        frame_of(1_000), function, n_partitions=window, backend=process_backend, n_jobs=2
+    )
+    next(outcomes)
+    deadline = time.monotonic() + programs.SOON
+    while len(calls.read_text().split()) < window:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    outcomes.close()
 
 
 # Imports.
