@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -407,6 +408,13 @@ def test_a_fit_finds_the_overheads_that_points_were_made_of():
             "byte_back_in_copies": 5.0,
         }
     )
+
+
+def test_what_the_function_itself_takes_is_no_overhead():
+    points = list(made_up_points(1e-3, 2e-4, 0.0, 4e-10, 0.0))
+    slower = [replace(point, seconds=point.seconds + 3.0 / 2) for point in points]
+    loop = [replace(point, contender=LOOP, seconds=3.0) for point in points]
+    assert fit(slower + loop, "made up") == pytest.approx(fit(points, "made up"), abs=1e-6)
 
 
 def test_a_fit_has_no_overhead_below_nothing():

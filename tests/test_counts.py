@@ -292,7 +292,7 @@ print(imported(), out["name"].to_list())
     ids=["without", "with"],
 )
 def test_a_small_frame_imports_no_large_library_anywhere(own_pool, before, caller, forked):
-    """They take as long as Polars; a fork server has those that the caller has, for its forks to share."""
+    """They take 0.1 s; a fork server has those that the caller has, for its forks to share."""
     done = subprocess.run(
         [sys.executable, "-c", before + LARGE_LIBRARIES, own_pool],
         check=True,

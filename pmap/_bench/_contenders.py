@@ -228,14 +228,13 @@ class Mpire:
 
     def __call__(self, frame: pl.DataFrame, function: Function, /) -> pl.DataFrame:
         """Map it, and give one frame."""
-        function, bound = _unbound(function)
-        if bound:
-            function = partial(_with_shared, function)
+        plain, bound = _unbound(function)
+        task = partial(_with_shared, plain) if bound else plain
         if bound is not self._shared:
             self._shared = bound
             self._pool.set_shared_objects(bound or None)
         tasks = [(part,) for part in self._setting.parts(frame)]
-        return joined(self._pool.map(function, tasks, chunk_size=1))
+        return joined(self._pool.map(task, tasks, chunk_size=1))
 
     def close(self) -> None:
         """Stop the workers."""

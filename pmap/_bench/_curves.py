@@ -19,7 +19,8 @@ import polars as pl
 import pmap
 from pmap._bench import _functions
 from pmap._bench._bar import Bar
-from pmap._bench._contenders import Processes, Setting
+from pmap._bench._contenders import Loop, Processes, Setting
+from pmap._bench._table import LOOP
 from pmap._bench._workloads import numeric
 from pmap._resources import available_memory
 
@@ -40,6 +41,8 @@ _WAITED = 1.6
 _MOST_OF_OTHERS = 400_000_000
 #: Of the curves over rows: bytes of a row, and how often the frame is in memory at most.
 _BYTES_OF_ROW, _COPIES = 32, 6
+#: Seconds that a call takes at least.
+_LEAST = 1e-6
 #: Seconds after which a point is not measured again.
 _LONG = 5.0
 
@@ -79,10 +82,13 @@ class _Bench:
 
     def rows(self, most: float) -> None:
         """From a thousand rows on; out alone, and out and back."""
+        loop = Loop(Setting(1, _PARTS))
         for rows in _steps(min(1_000, most), most, 2):
             frame = numeric(rows)
-            self._measure("rows, out", frame, _functions.out, _PARTS, self._workers)
-            self._measure("rows, both ways", frame, _functions.new, _PARTS, self._workers)
+            for curve, function in (("out", _functions.out), ("both ways", _functions.new)):
+                name = f"rows, {curve}"
+                self._measure(name, frame, function, _PARTS, self._workers)
+                self._point(name, LOOP, frame, (_PARTS, 1), partial(loop, frame, function))
 
     def partitions(self, most: float, rows: int) -> None:
         """The same rows, in more and more parts."""
@@ -202,7 +208,7 @@ def curves(backend: str, *, workers: int, rounds: int, scale: float) -> list[Poi
         Of the largest rows (10 to the 7.5), partitions (100,000), columns (1,000) and workers (the
         larger of 16 and four times the cores).
     """
-    with Bar("curves", None) as bar:
+    with Bar("curves", None) as bar, pmap.config(advise="off"):  # it is what it is on purpose
         bench = _Bench(backend, workers, rounds, bar)
         bench.rows(max(100, _fitting(10**7.5 * scale)))
         bench.partitions(max(10, 100_000 * scale), max(100, int(_ROWS_OF_PARTITIONS * scale)))
@@ -216,6 +222,8 @@ def curves(backend: str, *, workers: int, rounds: int, scale: float) -> list[Poi
 
 def fit(points: Sequence[Point], contender: str) -> dict[str, float]:
     """The overheads of a call that describe these points best, none of them below 0.
+
+    What the function itself takes, by the plain loop's time shared out among the workers, is none.
 
     Seconds are taken to be ``fixed + partition * partitions + cell * partitions * columns + byte *
     bytes``, with a second figure for bytes that come back. Least squares of relative errors, since
@@ -231,7 +239,9 @@ def fit(points: Sequence[Point], contender: str) -> dict[str, float]:
     if not used:
         return {}
     terms = np.array([_terms(point) for point in used], float)
-    seconds = np.array([point.seconds for point in used])
+    own = {(p.curve, p.rows): p.seconds for p in points if p.contender == LOOP}
+    seconds = np.array([p.seconds - own.get((p.curve, p.rows), 0.0) / p.workers for p in used])
+    seconds = np.maximum(seconds, _LEAST)
     found = _least_squares(terms / seconds[:, None], np.ones(len(used)))
     error = float(np.median(np.abs(terms @ found / seconds - 1)))
     names = ("fixed", "per_partition", "per_column_of_partition", "per_byte_out", "per_byte_back")

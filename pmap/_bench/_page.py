@@ -76,6 +76,8 @@ def _pre(text: str) -> str:
 
 
 def _summary(workloads: list[dict[str, Any]]) -> str:
+    if not workloads:
+        return ""
     rows = [_summary_row(workload) for workload in workloads]
     heads = (
         "workload",

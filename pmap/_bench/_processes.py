@@ -94,7 +94,7 @@ class Family:
 
 
 def _of_session(leader: int) -> list[int]:
-    every = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    every = [int(path.name) for path in Path("/proc").glob("[0-9]*")]  # none without /proc
     return [pid for pid in every if _stat(pid)[_SESSION : _SESSION + 1] == [str(leader)]]
 
 

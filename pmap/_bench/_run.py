@@ -21,7 +21,7 @@ from pmap._bench._machine import machine, versions
 from pmap._bench._memory import affordable_rows
 from pmap._bench._page import page
 from pmap._bench._scripts import COLD_START, SCRIPTS, scripts
-from pmap._bench._table import CONTENDERS
+from pmap._bench._table import CONTENDERS, LOOP
 from pmap._bench._workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Run:
         )
         pmap.shutdown()
         result["curves"] = [point.told() for point in points]
-        names = dict.fromkeys(point.contender for point in points)
+        names = dict.fromkeys(p.contender for p in points if p.contender != LOOP)
         result["fits"] = {name: fit(points, name) for name in names}
         result["beside_limits"] = {
             name: beside_limits(found, result["limits"]) for name, found in result["fits"].items()
