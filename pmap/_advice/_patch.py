@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pmap._advice._translate import Untranslatable, namespace_of, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
+    from types import FrameType
 
 __all__ = ["Replaced", "probed", "replaced"]
 
@@ -175,8 +176,7 @@ def _asking(original: Any, instead: Callable[..., Any]) -> Any:
 
     @functools.wraps(original)
     def map_elements(self: Any, function: Any, *args: Any, **options: Any) -> Any:
-        caller = sys._getframe(1).f_code.co_filename  # noqa: SLF001  Polars calls it too, inside
-        if threading.get_ident() == mine and not caller.startswith(_POLARS):
+        if threading.get_ident() == mine and not _is_polars(inspect.currentframe()):
             given = {**options, **({"return_dtype": args[0]} if args else {})}
             found = instead(self, function, given)
             if found is not None:
@@ -184,3 +184,9 @@ def _asking(original: Any, instead: Callable[..., Any]) -> Any:
         return original(self, function, *args, **options)
 
     return map_elements
+
+
+def _is_polars(frame: FrameType | None) -> bool:
+    """Whether it was Polars that called the function of this frame, as it does inside."""
+    caller = None if frame is None else frame.f_back
+    return caller is not None and caller.f_code.co_filename.startswith(_POLARS)
