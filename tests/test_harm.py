@@ -125,10 +125,12 @@ class TestAForkServerThatIsKilled:
     def test_at_rest_is_replaced_when_it_is_needed(self):
         assert mapped("forkserver", lambda: None).equals(WANTED)
         self.kill()
-        with pytest.raises(errors.WorkerDiedError, match="partition 1 of 4"):
-            mapped("forkserver", lambda: os._exit(3))
-        with pytest.raises(errors.WorkerDiedError, match=r"partition 1 of 4 .*exit code 3"):
-            mapped("forkserver", lambda: os._exit(3))
+        codes = set()
+        for _ in range(3):  # of two workers that were the old server's, the new one knows nothing
+            with pytest.raises(errors.WorkerDiedError, match="partition 1 of 4") as caught:
+                mapped("forkserver", lambda: os._exit(3))
+            codes.add(caught.value.exitcode)
+        assert 3 in codes <= {3, None}
 
     def test_takes_no_worker_along(self, capfd):
         pmap.shutdown()  # workers write where their start found the streams
