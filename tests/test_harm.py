@@ -46,17 +46,20 @@ def mapped(backend, do, **options):
 class TestAForkThatTheFunctionMakes:
     """A copy of the worker, its pipe and segments included."""
 
-    def test_does_not_hide_its_workers_death(self, process_backend):
+    def test_does_not_hide_its_workers_death(self, process_backend, tmp_path):
         def fork_and_die():
-            if os.fork() == 0:
+            child = os.fork()
+            if child == 0:
                 time.sleep(50)
                 os._exit(0)
+            (tmp_path / "child").write_text(str(child))
             os._exit(3)
 
         begun = time.monotonic()
         with pytest.raises(errors.WorkerDiedError, match=r"partition 1 of 4 .*exit code 3"):
             mapped(process_backend, fork_and_die)
         assert time.monotonic() - begun < 30
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
     @pytest.mark.parametrize("exits", [False, True], ids=["returns", "exits"])
     def test_does_not_answer_in_its_workers_place(self, process_backend, exits):
