@@ -102,7 +102,7 @@ class TaskMessage(NamedTuple):
     place: Place | None
     exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
     log_level: int
-    may_leave: bool  #: the pool gets on without this worker
+    may_leave: bool = False  #: the pool gets on without this worker
 
 
 class Message(Protocol):

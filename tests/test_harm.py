@@ -46,17 +46,20 @@ def mapped(backend, do, **options):
 class TestAForkThatTheFunctionMakes:
     """A copy of the worker, its pipe and segments included."""
 
-    def test_does_not_hide_its_workers_death(self, process_backend):
+    def test_does_not_hide_its_workers_death(self, process_backend, tmp_path):
         def fork_and_die():
-            if os.fork() == 0:
+            child = os.fork()
+            if child == 0:
                 time.sleep(50)
                 os._exit(0)
+            (tmp_path / "child").write_text(str(child))
             os._exit(3)
 
         begun = time.monotonic()
         with pytest.raises(errors.WorkerDiedError, match=r"partition 1 of 4 .*exit code 3"):
             mapped(process_backend, fork_and_die)
         assert time.monotonic() - begun < 30
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
 
     @pytest.mark.parametrize("exits", [False, True], ids=["returns", "exits"])
     def test_does_not_answer_in_its_workers_place(self, process_backend, exits):
@@ -125,10 +128,12 @@ class TestAForkServerThatIsKilled:
     def test_at_rest_is_replaced_when_it_is_needed(self):
         assert mapped("forkserver", lambda: None).equals(WANTED)
         self.kill()
-        with pytest.raises(errors.WorkerDiedError, match="partition 1 of 4"):
-            mapped("forkserver", lambda: os._exit(3))
-        with pytest.raises(errors.WorkerDiedError, match=r"partition 1 of 4 .*exit code 3"):
-            mapped("forkserver", lambda: os._exit(3))
+        codes = set()
+        for _ in range(3):  # of two workers that were the old server's, the new one knows nothing
+            with pytest.raises(errors.WorkerDiedError, match="partition 1 of 4") as caught:
+                mapped("forkserver", lambda: os._exit(3))
+            codes.add(caught.value.exitcode)
+        assert 3 in codes <= {3, None}
 
     def test_takes_no_worker_along(self, capfd):
         pmap.shutdown()  # workers write where their start found the streams

@@ -581,20 +581,19 @@ class TestHowResultsComeBack:
         assert list(found) == list(range(20))
 
     def test_as_completed(self, tmp_path):
-        def wait_for_the_other(i):
-            if i == 0:
-                while not (tmp_path / "done").exists():
-                    threading.Event().wait(0.01)
-            else:
-                (tmp_path / "done").touch()
+        def wait_until_the_other_is_there(i):
+            while i == 0 and not (tmp_path / "there").exists():
+                threading.Event().wait(0.01)
             return i
 
         found = on_pmap(
-            (delayed(wait_for_the_other)(i) for i in range(2)),
+            (delayed(wait_until_the_other_is_there)(i) for i in range(2)),
             return_as="generator_unordered",
             batch_size=1,
         )
-        assert list(found) == [1, 0]
+        assert next(found) == 1
+        (tmp_path / "there").touch()
+        assert list(found) == [0]
 
     def test_two_generators_of_one_block(self):
         with joblib.parallel_config(backend="pmap", n_jobs=2):

@@ -250,8 +250,12 @@ class LokyBackend:
     def close_unawaited(cls) -> None:
         """At the end of the program: what only daemon threads want, or nobody, is not waited for."""
         for pool in list(cls._living):
-            if not pool._awaited:  # noqa: SLF001  its own
-                pool.close()
+            if pool._is_busy() and not pool._awaited:  # noqa: SLF001  its own
+                pool.close()  # without /proc loky can not kill, so what rests ends as loky has it
+
+    def _is_busy(self) -> bool:
+        with self._lock:
+            return bool(self._waiting) or len(self._free) < len(self._workers)
 
 
 def _is_left_at_exit(thread: threading.Thread) -> bool:
