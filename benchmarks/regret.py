@@ -2,7 +2,7 @@
 
     python benchmarks/regret.py [--rounds 3] [--scale 1.0] [--only NAME ...] [--ways auto loop ...]
 
-Each workload is run as a plain loop over the same partitions, as one call of the function on
+Each workload is run as a plain loop over the partitions that pmap makes, as one call of the function on
 the whole frame (where that gives the same), on threads, on every process backend and by auto,
 in another order in each round, all in one process: warm, with workers that are there, and cold,
 after `pmap.shutdown()`. The best is that of the medians, warm or cold alike.
@@ -31,7 +31,6 @@ import pmap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PARTITIONS = 8
 PROCESSES = ["forkserver", "spawn", "loky"]
 WAYS = ["loop", "whole", "threads", *PROCESSES, "auto"]
 #: What auto may take: of the best; and of the loop, with so many seconds on top.
@@ -195,25 +194,29 @@ WORKLOADS = [
 ]
 
 
-def loop(frame: pl.DataFrame, function: Any) -> pl.DataFrame:
-    bounds = [frame.height * i // PARTITIONS for i in range(PARTITIONS + 1)]
-    return pl.concat(
-        [function(frame.slice(a, b - a)) for a, b in itertools.pairwise(bounds)], rechunk=False
-    )
+def parts_of(frame: pl.DataFrame) -> list[pl.DataFrame]:
+    heights = pmap.iter_partitions(frame, lambda part: part.height, backend="serial")
+    ends = [0, *itertools.accumulate(heights)]
+    return [frame.slice(start, end - start) for start, end in itertools.pairwise(ends)]
 
 
-def run(way: str, frame: pl.DataFrame, function: Any) -> pl.DataFrame:
+def loop(parts: list[pl.DataFrame], function: Any) -> pl.DataFrame:
+    return pl.concat([function(part) for part in parts], rechunk=False)
+
+
+def run(way: str, frame: pl.DataFrame, parts: list[pl.DataFrame], function: Any) -> pl.DataFrame:
     if way == "loop":
-        return loop(frame, function)
+        return loop(parts, function)
     if way == "whole":
         return function(frame)
-    return pmap.map_partitions(frame, function, backend=way, n_partitions=PARTITIONS)
+    return pmap.map_partitions(frame, function, backend=way)
 
 
 def measure(work: Workload, ways: list[str], rounds: int, scale: float) -> dict[str, list[float]]:
     """Seconds by way, warm, and "way, cold"."""
-    frame = work.frame(max(PARTITIONS, int(work.rows * scale)))
-    wanted = loop(frame, work.function)
+    frame = work.frame(max(100, int(work.rows * scale)))
+    parts = parts_of(frame)
+    wanted = loop(parts, work.function)
     shuffled = random.Random(work.name)
     times: dict[str, list[float]] = {}
     todo = [way for way in ways if way != "whole" or work.is_one_piece]
@@ -225,9 +228,9 @@ def measure(work: Workload, ways: list[str], rounds: int, scale: float) -> dict[
                 if cold:
                     pmap.shutdown()
                 elif way not in {"loop", "whole"} and number:
-                    run(way, frame.head(PARTITIONS * 4), work.function)  # warm again
+                    pmap.map_partitions(frame.head(32), work.function, backend=way)  # warm again
                 started = time.perf_counter()
-                result = run(way, frame, work.function)
+                result = run(way, frame, parts, work.function)
                 elapsed = time.perf_counter() - started
                 if number == 0:
                     if not result.equals(wanted):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pmap._schedule import Access
     from pmap.backend import Backend, BackendFactory, WorkerSpec
 
-__all__ = ["open_access"]
+__all__ = ["is_of_one_call", "open_access"]
 
 
 #: Options for which a partition must be stopped, and when.
@@ -39,7 +39,7 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     factory: Any = get_backend(str(target)) if named else None
     access = (
         _OfOneCall(str(target), factory, spec, stack)
-        if getattr(factory, "of_one_call", False)
+        if is_of_one_call(factory)
         else _Warm(str(target), spec, options.idle_timeout, stack)
         if named
         else _Foreign(target, spec, stack)
@@ -57,6 +57,11 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     if options.memory_limit is not None and memory_of(os.getpid()) is None:
         raise ArgumentError("memory_limit= needs /proc, which says what workers hold")
     return access
+
+
+def is_of_one_call(factory: object) -> bool:
+    """Whether no pool of a backend is kept for the next call."""
+    return bool(getattr(factory, "of_one_call", False))
 
 
 class _Warm:

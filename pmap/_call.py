@@ -175,6 +175,8 @@ class Call:
             judge.note(outcome)
             if judge.choice is not None:
                 ahead.start(judge.choice)
+            if judge.is_ready:
+                gate.close()
             yield outcome
         self._explain(judge)
         if gate.is_exhausted or judge.choice is None:

@@ -23,6 +23,8 @@ __all__ = ["Gauge", "Usage", "total"]
 
 #: A function that took less the last time is not looked at closely. Seconds.
 _WORTH_A_LOOK = 0.005
+#: Calls that are looked at closely in any case.
+_LOOKED_AT = 2
 #: Looks, or seconds of looking, from which on a share of them means something.
 _ENOUGH_LOOKS, _ENOUGH_LOOKED = 8, 0.03
 #: Share of the CPU time in Polars' pool from which on the work is Polars', and of the time with
@@ -180,20 +182,17 @@ class Gauge:
     def __init__(self, *, alone: bool, looker: Looker | None = None) -> None:
         self._alone = alone
         self._looker = looker
-        self._last: float | None = None
-
-    @property
-    def is_new(self) -> bool:
-        """Whether nothing was measured yet."""
-        return self._last is None
+        self._last = math.inf
+        self.n_calls = 0  #: that were measured
 
     def measure(self) -> Measured:
         """A context for one call."""
-        closely = (self._last or math.inf) >= _WORTH_A_LOOK
+        closely = self._last >= _WORTH_A_LOOK or self.n_calls < _LOOKED_AT
         return Measured(closely=closely, alone=self._alone, looker=self._looker, note=self._note)
 
     def _note(self, usage: Usage) -> None:
         self._last = usage.wall
+        self.n_calls += 1
 
 
 class Measured:

@@ -16,6 +16,8 @@ import polars as pl
 from pmap import _pools
 from pmap._figures import figures
 from pmap._gauge import Usage, total
+from pmap._pace import Pace
+from pmap._partition import SMALL_PARTITIONS
 from pmap._plan import default_process_backend
 from pmap._registry import get_backend
 from pmap._resources import cpu_count
@@ -32,10 +34,11 @@ __all__ = ["Judge"]
 #: What must be saved at least to leave the caller: seconds, and a share of what is left; a larger one
 #: while nobody knows how long workers take to start here.
 _LEAST_SECONDS, _LEAST_SHARE, _LEAST_SHARE_UNKNOWN = 0.002, 0.05, 0.15
-#: What has to be seen of the function before it is judged. Seconds.
+#: What has to be seen of the function before it is judged, from the third call on. Seconds.
 _ENOUGH_SECONDS = 0.01
-#: The same while the first partition runs, which may begin in another manner than it goes on, unless it
-#: keeps no CPU busy; and where Polars' pool does some of it, but not most. Seconds; cores; shares.
+#: The same of its first call, which may take longer than others, and begin in another manner than it
+#: goes on, unless it keeps no CPU busy; and where Polars' pool does some of it, but not most. Seconds;
+#: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.5)
 #: Modules that may come in while a partition runs; what imports more says nothing about the next.
@@ -51,13 +54,19 @@ class _Way(NamedTuple):
     seconds: float
 
 
-class _Done(NamedTuple):
-    """What is known of the job: what was used, for how many rows, and how much is done."""
+class _Seen(NamedTuple):
+    """Calls of the function that tell of others: how many, what they used, for how many rows."""
 
-    usage: Usage
-    rows_seen: int
-    rows: int
-    partitions: int
+    usage: Usage = Usage()
+    rows: int = 0
+    n: int = 0
+
+    def plus(self, usage: Usage, rows: int) -> _Seen:
+        return _Seen(total([self.usage, usage]), self.rows + rows, self.n + 1)
+
+    @property
+    def seconds_a_row(self) -> float | None:
+        return self.usage.wall / self.rows if self.rows else None
 
 
 class Judge:
@@ -76,11 +85,12 @@ class Judge:
     def __init__(self, work: Work, finished_rows: int, spec: WorkerSpec) -> None:
         self._work = work
         self._spec = spec
-        self._rows_to_do = None if work.rows is None else work.rows - finished_rows
+        rows = None if work.rows is None else work.rows - finished_rows
+        self._pace = Pace(rows, work.count)
         self._lock = threading.Lock()
-        self._done = _Done(Usage(), 0, 0, 0)
+        self._seen = _Seen()
         self._bytes_out = 0
-        self._elsewhere = _Done(Usage(), 0, 0, 0)
+        self._elsewhere = _Seen()
         self._processes, self._why_processes = default_process_backend()
         self._pickling: float | None = None
         self._ways: list[_Way] = []
@@ -91,45 +101,53 @@ class Judge:
         """Whether there is anywhere to go."""
         return self._spec.n_workers > 1
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the choice can begin at once."""
+        return self.choice is not None and (self.choice == "threads" or self._is_warm(self.choice))
+
     def note(self, outcome: Outcome) -> None:
         """Take a partition into account, unless it was read from a checkpoint."""
         if outcome.stats is None or outcome.stats.usage is None:
             return
+        usage, rows = outcome.stats.usage, outcome.partition.rows
         with self._lock:
-            usage, rows = outcome.stats.usage, outcome.partition.rows
-            self._done = _and(self._done, rows, usage)
-            if self._done.rows_seen and isinstance(outcome.value, pl.DataFrame):
+            if _imports_much(usage):
+                self._pace.skip(rows)
+                return
+            self._pace.note(rows, usage.wall)
+            self._seen = self._seen.plus(usage, rows)
+            if isinstance(outcome.value, pl.DataFrame):
                 self._bytes_out += estimate(outcome.value)
-            self._decide(self._done, is_first=False)
+            self._decide(self._seen.usage)
 
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
         with self._lock:
             if not _imports_much(usage):
-                self._decide(_and(self._done, rows, usage), is_first=not self._done.rows_seen)
+                self._decide(total([self._seen.usage, usage]), rows, usage.wall)
             return self.choice
 
     def note_elsewhere(self, outcome: Outcome) -> None:
         """Take a partition into account that was run where the choice was."""
         if outcome.stats is not None and outcome.stats.usage is not None:
-            self._elsewhere = _and(self._elsewhere, outcome.partition.rows, outcome.stats.usage)
+            self._elsewhere = self._elsewhere.plus(outcome.stats.usage, outcome.partition.rows)
 
     def learn(self) -> None:
         """Note, for later calls, how much slower workers were than the caller alone."""
-        here, there = _seconds_a_row(self._done), _seconds_a_row(self._elsewhere)
+        here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
         if self.choice == self._processes and here and there:
             figures.note_slowdown(there / here)
 
-    def _decide(self, done: _Done, *, is_first: bool) -> None:
-        wall = done.usage.wall
-        if self.choice is not None or not self.may_leave or wall < _ENOUGH_SECONDS:
+    def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:
+        enough = _enough_seconds(usage, self._seen.n)
+        if self.choice is not None or not self.may_leave or usage.wall < enough:
             return
-        if is_first and wall < _enough_of_one(done.usage):
-            return
-        caller = _Way("the caller", self._seconds_left(done))
-        self._ways = [caller, *self._other_ways(done, caller.seconds)]
+        left = self._pace.seconds_left(running_rows, running_seconds)
+        caller = _Way("the caller", left)
+        self._ways = [caller, *self._other_ways(usage, left, running_rows)]
         best = min(self._ways, key=lambda way: way.seconds)
-        if best is not caller and caller.seconds - best.seconds > self._least_gain(caller, best):
+        if best is not caller and left - best.seconds > self._least_gain(caller, best):
             self.choice = best.name
 
     def _least_gain(self, caller: _Way, best: _Way) -> float:
@@ -137,41 +155,34 @@ class Judge:
         share = _LEAST_SHARE if known else _LEAST_SHARE_UNKNOWN
         return max(_LEAST_SECONDS, share * caller.seconds)
 
-    def _seconds_left(self, done: _Done) -> float:
-        """Of the plain loop."""
-        if self._rows_to_do is None:
-            return done.usage.wall
-        return done.usage.wall * max(0, self._rows_to_do - done.rows) / max(1, done.rows_seen)
-
-    def _other_ways(self, done: _Done, left: float) -> list[_Way]:
-        usage = done.usage
+    def _other_ways(self, usage: Usage, left: float, running_rows: int) -> list[_Way]:
         if usage.is_native:
             return []  # it has all cores already
         # cores that are busy can't be had twice
-        shared = max(self._share_of_each(done), usage.cores / cpu_count())
+        shared = max(self._share_of_each(running_rows), usage.cores / cpu_count())
         ways: list[_Way] = []
         alone = usage.alone_share
         if alone is not None:
             ways.append(self._way("threads", left, left * max(shared, alone)))
         if not _is_frozen():
             there = left * min(1.0, shared * figures.slowdown)
-            ways.append(self._way(self._processes, left, there, self._moving(done, left)))
+            ways.append(self._way(self._processes, left, there, self._moving(running_rows)))
         return ways
 
-    def _share_of_each(self, done: _Done) -> float:
+    def _share_of_each(self, running_rows: int) -> float:
         """Of what is left, that one of several workers does: whole partitions."""
         workers = self._spec.n_workers
-        left = 0 if self._work.count is None else self._work.count - done.partitions
-        return -(-left // workers) / left if left > 0 else 1 / workers
+        left = self._pace.n_left(running=running_rows > 0)
+        return -(-left // workers) / left if left else 1 / workers
 
-    def _moving(self, done: _Done, left: float) -> float:
+    def _moving(self, running_rows: int) -> float:
         """Seconds for the function, the partitions that are left, and their results."""
         if self._pickling is None:
             self._pickling = pickling_seconds(self._work.function)
-        out = self._work.total * left / max(1e-9, left + done.usage.wall)
-        back = out  # what came of the first ones tells, else as much as goes
-        if self._bytes_out and self._rows_to_do is not None:
-            back = self._bytes_out * (self._rows_to_do - done.rows) / max(1, self._done.rows_seen)
+        rows_left = self._pace.rows_left(running_rows)
+        out = self._work.total * rows_left / max(1, self._work.rows or 0)
+        seen = self._seen.rows  # what came of them tells, else as much as goes
+        back = self._bytes_out * rows_left / seen if seen else out
         return figures.move_seconds(out + back) + 2 * self._pickling
 
     def _way(self, name: str, left: float, computing: float, moving: float = 0.0) -> _Way:
@@ -186,7 +197,7 @@ class Judge:
     @property
     def reason(self) -> str:
         """The decision in a sentence, with its figures."""
-        usage, n = self._done.usage, self._done.partitions
+        usage, n = self._seen.usage, self._pace.n_done
         done = (
             f"{n} partition{'' if n == 1 else 's'} took {usage.wall:.3f} s in the caller"
             f"{_manner(usage)}"
@@ -204,33 +215,21 @@ class Judge:
         return f"backend: auto: {done}; what was left: {ways}{why}"
 
 
-def _and(done: _Done, rows: int, usage: Usage) -> _Done:
-    """One partition more; one that imports much says nothing about the next."""
-    if _imports_much(usage):
-        return done._replace(rows=done.rows + rows, partitions=done.partitions + 1)
-    return _Done(
-        total([done.usage, usage]), done.rows_seen + rows, done.rows + rows, done.partitions + 1
-    )
-
-
 def _imports_much(usage: Usage) -> bool:
     return usage.imported > _IMPORTS_BY_THE_WAY
 
 
-def _enough_of_one(usage: Usage) -> float:
-    """Seconds that the first partition must have run.
+def _enough_seconds(usage: Usage, n_calls: int) -> float:
+    """Seconds that the function must have run to be judged, after so many calls.
 
     Who waits for Polars' pool, while that waits for a CPU, looks idle.
     """
     least, most = _MIXED
     pool = usage.pool_share or 0.0
-    if least < pool < most:
+    if n_calls <= SMALL_PARTITIONS and least < pool < most:
         return _ENOUGH_OF_MIXED
-    return _ENOUGH_SECONDS if usage.cores < _IDLE_CORES and pool <= least else _ENOUGH_OF_ONE
-
-
-def _seconds_a_row(done: _Done) -> float | None:
-    return done.usage.wall / done.rows_seen if done.rows_seen else None
+    is_idle = usage.cores < _IDLE_CORES and pool <= least
+    return _ENOUGH_SECONDS if n_calls > 1 or is_idle else _ENOUGH_OF_ONE
 
 
 def _is_frozen() -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pmap import _pools
-from pmap._access import open_access
+from pmap._access import is_of_one_call, open_access
 from pmap._bisect import Narrower
 from pmap._carry import CallSpec, LocalCarrier, RemoteCarrier
 from pmap._figures import figures
@@ -198,4 +198,5 @@ def _is_cold(target: object, spec: WorkerSpec) -> bool:
     """Whether workers of this name have to be started."""
     if not isinstance(target, str) or "://" in target:
         return False
-    return not _pools.is_warm(get_backend(target), spec)
+    factory = get_backend(target)
+    return not is_of_one_call(factory) and not _pools.is_warm(factory, spec)

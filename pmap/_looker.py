@@ -8,6 +8,7 @@ busy the machine is. Where nobody counts, what comes too late has waited.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,8 @@ __all__ = ["QUICK_LOOKS", "Clocks", "Looker"]
 QUICK_LOOKS = 12
 #: Seconds between quick looks, and at most between later ones.
 _QUICK, _SLOW = 0.001, 0.1
+#: Calls that are looked at for one that is looked at so often only, if the first ones are short.
+_MOST_CALLS = 4
 #: A look that is so much too late has waited for the GIL, where waits are not counted. Seconds.
 _LATE = 0.0015
 
@@ -49,7 +52,7 @@ class Looker:
     on_look
         Called after each look with what the call that goes on has used; ``True`` ends the looking.
     most
-        Looks, after which it ends.
+        Looks, after which it ends; it does so with each call, too.
     """
 
     def __init__(
@@ -61,16 +64,18 @@ class Looker:
         self._lock = threading.Lock()
         self._clocks: Clocks | None = None
         self._seen: list[Look] = []
-        self._n_looks = 0
+        self._n_looks = self._n_starts = 0
         self._started = False
 
     def begin(self, clocks: Clocks) -> None:
         """A call begins."""
         with self._lock:
             self._seen, self._clocks = [], clocks
-        if not self._started and READABLE:
+        if not self._started and READABLE and self._n_starts < _MOST_CALLS and self._wants_more():
             self._started = True
-            start_unseen(self._watch)
+            self._n_starts += 1
+            self._over = threading.Event()
+            start_unseen(functools.partial(self._watch, self._over))
 
     def end(self, usage: Usage) -> Usage:
         """The call is over: what it used, and what was seen of it."""
@@ -78,6 +83,7 @@ class Looker:
             self._clocks = None
             if self._most is not None:
                 self._over.set()
+                self._started = False
             seen = self._seen
         return _with_looks(usage, seen)
 
@@ -85,11 +91,14 @@ class Looker:
         """Look no more."""
         self._over.set()
 
-    def _watch(self) -> None:
+    def _wants_more(self) -> bool:
+        return self._most is None or self._n_looks < self._most
+
+    def _watch(self, over: threading.Event) -> None:
         pause = _QUICK
-        while self._most is None or self._n_looks < self._most:
+        while self._wants_more():
             clocks, nap = self._clocks, _Nap()
-            if self._over.wait(pause):
+            if over.wait(pause):
                 return
             look = nap.end(pause)
             self._n_looks += 1

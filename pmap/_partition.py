@@ -23,6 +23,10 @@ __all__ = ["Partition", "Split", "partitions_of_frame", "partitions_of_stream"]
 #: Several partitions a worker, so that skew evens out.
 PARTITIONS_PER_WORKER = 4
 
+#: Small ones come before them, and so many times smaller: where the rest is done fastest is known
+#: from them, before much time has gone by. The first call of a function is often slow; hence two.
+SMALL_PARTITIONS, SMALLER = 2, 8
+
 #: A partition larger than this is cut further: bytes.
 MAX_PARTITION_BYTES = 256 * 1024 * 1024
 
@@ -76,7 +80,8 @@ def partitions_of_frame(
         ``n_partitions=k`` gives exactly ``min(k, rows)``, whose sizes differ by at most
         one row; ``chunk_size=c`` gives `c` rows each but the last.
     n_workers
-        Used only where `split` says nothing.
+        Used only where `split` says nothing: then for each worker there are some, all of one size,
+        after two small ones.
     """
     row_bytes = size / max(1, frame.height)
     bounds = _bounds(frame.height, size, split, n_workers)
@@ -89,10 +94,18 @@ def partitions_of_frame(
 def _bounds(rows: int, size: int, split: Split, n_workers: int) -> list[int]:
     if split.chunk_size is not None:
         return [*range(0, rows, split.chunk_size), rows]
-    wanted = split.n_partitions or max(
-        PARTITIONS_PER_WORKER * n_workers, -(-size // MAX_PARTITION_BYTES)
-    )
-    count = min(wanted, rows)
+    if split.n_partitions is not None:
+        return _equal(rows, split.n_partitions)
+    count = max(PARTITIONS_PER_WORKER * n_workers, -(-size // MAX_PARTITION_BYTES))
+    whole = SMALL_PARTITIONS + SMALLER * count
+    if n_workers == 1 or rows < whole:
+        return _equal(rows, count)
+    ends = [*range(SMALL_PARTITIONS), *range(SMALL_PARTITIONS, whole + 1, SMALLER)]
+    return [rows * end // whole for end in ends]
+
+
+def _equal(rows: int, count: int) -> list[int]:
+    count = min(count, rows)
     return [rows * i // count for i in range(count + 1)] if count else [0]
 
 

@@ -42,6 +42,8 @@ __all__ = ["apply", "execute", "in_worker"]
 
 #: Functions that a worker keeps ready between calls.
 _KEPT_JOBS = 4
+#: Calls of a function after which columns that nobody looked at are sought; the first has few rows.
+_LOOKED_AT = 2
 #: Seconds of rest after which a worker unmaps its input.
 _FORGET_AFTER = 1.0
 
@@ -225,9 +227,9 @@ class _Attempt:
             self._phase = "receiving the partition"
             frame, self._received = self._unpack()
             self._phase = ""
-            is_first = ready.gauge.is_new
+            is_new = ready.gauge.n_calls < _LOOKED_AT
             result = self._call(ready, frame)
-            if is_first:
+            if is_new:
                 self._unused = _unused(self._received, result)
             self._phase = "sending the result back"
             return self._pack(result)
@@ -281,9 +283,10 @@ def _leave_fork() -> None:
 def _unused(received: Received, result: object) -> Unused | None:
     """The columns that the function neither looked at nor gave back."""
     unused = received.unused()
-    if unused is None or not isinstance(result, pl.DataFrame):
-        return unused
-    return unused if set(unused.columns).isdisjoint(result.columns) else None
+    if unused is None or not unused.columns:
+        return None
+    given_back = isinstance(result, pl.DataFrame) and set(unused.columns) & set(result.columns)
+    return None if given_back else unused
 
 
 def _refusal(place: Place, *, may_leave: bool) -> ErrorInfo | None:

@@ -17,6 +17,7 @@ class SerialBackend:
     """Runs each task as it is submitted."""
 
     capabilities = Capabilities(locality=Locality.PROCESS, n_workers=1)
+    of_one_call = True  #: there is nothing to keep warm
 
     def __init__(self, spec: WorkerSpec) -> None:
         """`spec` asks for nothing that a loop could give."""

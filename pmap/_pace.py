@@ -1,0 +1,69 @@
+"""How long what is left takes in the caller, by what the partitions so far took: rather too little."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Seconds a row of the partitions of a job.
+
+    A function may take its time for each call, for each row, or both. So what a partition took is
+    only stretched to one that is twice as large at most; to a larger one, it is the least that this
+    takes.
+
+    Parameters
+    ----------
+    rows, count
+        Of the whole job; ``None`` for a stream, of which as much is taken to be left as is done.
+    """
+
+    def __init__(self, rows: int | None, count: int | None) -> None:
+        self._rows, self._count = rows, count
+        self._rows_done = self.n_done = 0
+        self._seconds = 0.0
+        self._full_seconds, self._full_rows = 0.0, 0
+        self._best_rate = math.inf
+        self._least_of_small = 0.0
+
+    def skip(self, rows: int) -> None:
+        """A partition is done that says nothing about the others."""
+        self._rows_done += rows
+        self.n_done += 1
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A partition is done."""
+        self.skip(rows)
+        self._seconds += seconds
+        if self._is_full(rows):
+            self._full_seconds += seconds
+            self._full_rows += rows
+            self._best_rate = min(self._best_rate, seconds / max(1, rows))
+        else:
+            self._least_of_small = min(self._least_of_small or math.inf, seconds)
+
+    def _is_full(self, rows: int) -> bool:
+        return not self._rows or not self._count or 2 * rows * self._count >= self._rows
+
+    def n_left(self, *, running: bool) -> int | None:
+        """Partitions that nobody has begun."""
+        return None if self._count is None else max(0, self._count - self.n_done - running)
+
+    def rows_left(self, running_rows: int = 0) -> int:
+        """Rows of these; of a stream, none are known."""
+        return 0 if self._rows is None else max(0, self._rows - self._rows_done - running_rows)
+
+    def seconds_left(self, running_rows: int = 0, running_seconds: float = 0.0) -> float:
+        """Of the plain loop, without the partition that runs; that one takes so long at least."""
+        if self._rows is None or self._count is None:
+            return self._seconds + running_seconds
+        n_left = self.n_left(running=running_rows > 0) or 0
+        seconds, rows = self._full_seconds, self._full_rows
+        if running_rows and self._is_full(running_rows):
+            seconds, rows = seconds + running_seconds, rows + running_rows
+        by_rows = (
+            min(seconds / rows, self._best_rate) * self.rows_left(running_rows) if rows else 0.0
+        )
+        return max(by_rows, self._least_of_small * n_left)
