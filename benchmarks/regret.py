@@ -212,6 +212,12 @@ def run(way: str, frame: pl.DataFrame, parts: list[pl.DataFrame], function: Any)
     return pmap.map_partitions(frame, function, backend=way)
 
 
+def warm_up(frame: pl.DataFrame, function: Any, ways: list[str]) -> None:
+    """Whatever auto may choose is there, as are the others."""
+    for backend in {*PROCESSES[:1], *ways} - {"loop", "whole", "auto"}:
+        pmap.map_partitions(frame.head(100), function, backend=backend, n_partitions=4)
+
+
 def measure(work: Workload, ways: list[str], rounds: int, scale: float) -> dict[str, list[float]]:
     """Seconds by way, warm, and "way, cold"."""
     frame = work.frame(max(100, int(work.rows * scale)))
@@ -222,13 +228,13 @@ def measure(work: Workload, ways: list[str], rounds: int, scale: float) -> dict[
     todo = [way for way in ways if way != "whole" or work.is_one_piece]
     for number in range(rounds + 1):
         for cold in (False, True):
+            if not cold:
+                warm_up(frame, work.function, todo)
             for way in shuffled.sample(todo, len(todo)):
                 if cold and way in {"loop", "whole"}:
                     continue
                 if cold:
                     pmap.shutdown()
-                elif way not in {"loop", "whole"} and number:
-                    pmap.map_partitions(frame.head(32), work.function, backend=way)  # warm again
                 started = time.perf_counter()
                 result = run(way, frame, parts, work.function)
                 elapsed = time.perf_counter() - started

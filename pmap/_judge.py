@@ -22,7 +22,7 @@ from pmap._plan import default_process_backend
 from pmap._registry import get_backend
 from pmap._resources import cpu_count
 from pmap._size import estimate
-from pmap._weight import pickling_seconds
+from pmap._weight import import_seconds, pickling_seconds
 
 if TYPE_CHECKING:
     from pmap._leg import Work
@@ -93,6 +93,7 @@ class Judge:
         self._elsewhere = _Seen()
         self._processes, self._why_processes = default_process_backend()
         self._pickling: float | None = None
+        self._importing: float | None = None
         self._ways: list[_Way] = []
         self.choice: str | None = None  #: of a backend, once one is faster than the caller
 
@@ -187,9 +188,17 @@ class Judge:
 
     def _way(self, name: str, left: float, computing: float, moving: float = 0.0) -> _Way:
         """The caller goes on with what is left while workers start."""
-        starting = 0.0 if self._is_warm(name) else figures.start_seconds(name)
+        starting = 0.0 if self._is_warm(name) else self._starting(name)
         busy = starting + computing * max(0.0, 1.0 - starting / max(1e-9, left))
         return _Way(name, busy + moving + figures.call_seconds(name))
+
+    def _starting(self, name: str) -> float:
+        """Seconds until new workers have what the function needs."""
+        if name != self._processes:
+            return figures.start_seconds(name)
+        if self._importing is None:
+            self._importing = import_seconds(self._work.function)
+        return figures.start_seconds(name) + self._importing
 
     def _is_warm(self, name: str) -> bool:
         return _pools.is_warm(get_backend(name), self._spec)

@@ -19,7 +19,7 @@ import workers
 import pmap
 from pmap import _plan
 from pmap._figures import Figures
-from pmap._weight import pickling_seconds
+from pmap._weight import import_seconds, pickling_seconds
 
 SMALL = pl.DataFrame({"x": range(1000)})
 LARGE = pl.DataFrame({"x": range(2_000_000)})
@@ -224,6 +224,14 @@ class TestWhatAFunctionWeighs:
         frame, small = pl.DataFrame({"x": range(200_000)}), dict.fromkeys(range(100))
         assert pickling_seconds(lambda part: (frame, small, np.random)) == 0
         assert pickling_seconds(workers.double) == 0
+
+    def test_what_new_workers_import(self):
+        import pandas as pd
+
+        assert import_seconds(lambda part: pl.from_pandas(part.to_pandas())) > 0.1
+        assert import_seconds(lambda part: pd.DataFrame(part.to_dict())) > 0.1
+        assert import_seconds(lambda part: part.with_columns(y=np.sqrt(part["x"]))) < 0.01
+        assert import_seconds(workers.double) < 0.01
 
     def test_keeps_little_work_here(self, two_cpus):
         table = {number: str(number) for number in range(2_000_000)}
