@@ -1,4 +1,7 @@
-"""The syntax tree of a function, found by where its code stands in its file or notebook cell."""
+"""The syntax tree of a function, found by where its code stands in its file or notebook cell.
+
+Without a file, from its bytecode.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import inspect
 import linecache
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, cast
+
+from pmap._advice._bytecode import body_from_bytecode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,9 +30,11 @@ def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
     ):  # *args, **kwargs, generator
         return None
     node = node_of(function)
+    if node is None:
+        return body_from_bytecode(function)
     if isinstance(node, ast.Lambda):
         return code.co_varnames[0], [ast.Return(node.body)]
-    if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+    if not node.decorator_list:
         return code.co_varnames[0], node.body
     return None
 
