@@ -1,4 +1,4 @@
-# ruff: noqa: FURB110, SIM212, PLW0108, PLR0124, PLR1714, F821, FURB136, DTZ001, RET503, PT012
+# ruff: noqa: FURB110, SIM212, SIM300, SIM401, PLW0108, PLR0124, PLR1714, F821, FURB136, DTZ001, RET503, PT012
 # What users write is what is tested.
 """Native code for Python functions of one value: identical on every value, or not given at all."""
 
@@ -54,6 +54,24 @@ def local_names(value):
     return first.upper() + "!" + text
 
 
+def looked_up(value):
+    key = value - 1
+    if key in GRADES:
+        return GRADES[key]
+    return "none"
+
+
+def looked_up_after_a_change(value):
+    if value in GRADES:
+        value = value + 1
+        return GRADES[value]
+    return "none"
+
+
+def calls_itself(value):
+    return 0 if value < 1 else calls_itself(value - 1)
+
+
 def nothing_then_compared(value):
     kept = None if value == 777 else value
     return kept == 5
@@ -75,6 +93,9 @@ INTEGER_UDFS = [
     lambda v: "odd" if v % 2 else "even", lambda v: not v, lambda v: v if v else -1, lambda v: 1 if v and v % 3 else 0,
     lambda v: max(v, 0), lambda v: min(10, max(v, -3)), lambda v: v in GRADES,
     lambda v: (1 if v > 3 else 2) + (v if v > 5 else 0), lambda v: len("x" if v > 3 else "yy" if v > 0 else f"{v}"),
+    lambda v: v > 2.5, lambda v: v <= -2.5, lambda v: 2.5 > v, lambda v: -0.5 < v < 7.25, lambda v: v == 2.0, lambda v: v or 1, lambda v: v and 5,
+    lambda v: v & 6, lambda v: v | -3, lambda v: v ^ 5, lambda v: GRADES[v] if v in GRADES else "?", lambda v: "?" if v not in GRADES else GRADES[v],
+    looked_up, lambda v: stepped(v), lambda v: 1 if v is None else v, lambda v: 1 if v is not None and v > 3 else 0,
 ]  # fmt: skip
 FLOAT_UDFS = [
     lambda v: v + 0.5, lambda v: v * 2, lambda v: v * 1.1 - 3.0, lambda v: -v, lambda v: abs(v), lambda v: v / 8, lambda v: v > 1.5,
@@ -111,14 +132,14 @@ REFUSED = [
     (lambda v: re.sub(r"\bfoo", "x", v), pl.String), (lambda v: re.sub(r"a(?=b)", "x", v), pl.String),
     (lambda v: re.sub("(a)", r"\1", v), pl.String), (lambda v: re.sub("a$", "x", v), pl.String),
     (lambda v: math.log(v), pl.Float64), (lambda v: math.sin(v), pl.Float64), (lambda v: 1 if v > 0 else "x", pl.Int64),
-    (lambda v: 1 if v > 0 else 0.5, pl.Int64), (lambda v: v and 1, pl.Int64), (lambda v: v * 3, pl.String),
-    (lambda v: [v], pl.Int64), (lambda v: v or 1, pl.Int64), (lambda v: v // 0, pl.Int64), (lambda v: v + 1, pl.UInt64),
+    (lambda v: 1 if v > 0 else 0.5, pl.Int64), (lambda v: v or "x", pl.Int64), (lambda v: v * 3, pl.String),
+    (lambda v: [v], pl.Int64), (lambda v: v // 0, pl.Int64), (lambda v: v + 1, pl.UInt64),
     (lambda v: v.year, pl.Datetime("ns")), (lambda v, w=1: v + w, pl.Int64), (len, pl.String), (str.upper, pl.String),
     (lambda v: undefined_name + v, pl.Int64), (lambda v: sum(range(v)), pl.Int64), (lambda v: v.zfill(3), pl.String),
-    (lambda v: re.sub("a?", "-", v), pl.String), (lambda v: re.sub("a++b", "-", v), pl.String), (nothing_then_compared, pl.Int64),
+    (lambda v: re.sub("a?", "-", v), pl.String), (lambda v: re.sub("a++b", "-", v), pl.String), (nothing_then_compared, pl.Int64), (calls_itself, pl.Int64),
     (lambda v: f"<{GRADES.get(v)}>", pl.Int64), (lambda v: GRADES.get(v) == "one", pl.Int64), (lambda v: max(v, 0.0), pl.Float64),
     (lambda v: v == math.inf, pl.Float64), (lambda v: v and v > 3, pl.Int64), (lambda v: re.sub("[+--]", "", v), pl.String),
-    (lambda v: "a" < v < v, pl.String), (lambda v: v is None, pl.Int64), (lambda v: v > 2.5, pl.Int64), (lambda v: v == v, pl.Float64),
+    (lambda v: "a" < v < v, pl.String), (lambda v: v is None, pl.Int64), (lambda v: v == 2.5, pl.Int64), (lambda v: v == v, pl.Float64),
 ]  # fmt: skip
 
 
@@ -357,8 +378,7 @@ def test_nulls_that_the_function_is_handed_are_its_own():
 
 def test_a_name_of_the_users_own_hides_a_builtin():
     len = lambda text: 3  # noqa: A001, E731
-    with pytest.raises(Untranslatable):
-        translate(lambda v: len(v), "v", pl.String())
+    assert "pl.lit(3," in translate(lambda v: len(v), "v", pl.String())
 
 
 def test_source_that_changed_is_not_trusted(tmp_path):
@@ -370,8 +390,7 @@ def test_source_that_changed_is_not_trusted(tmp_path):
     exec(compile(path.read_text(), str(path), "exec"), namespace)
     path.write_text("def function(v):\n    return v + 2222222\n")
     linecache.checkcache(str(path))
-    with pytest.raises(Untranslatable):
-        translate(namespace["function"], "v", pl.Int64())
+    assert translate(namespace["function"], "v", pl.Int64()) == "pl.col('v') + 1"  # as it runs
 
 
 def test_lambdas_of_one_line_are_told_apart():
@@ -397,3 +416,22 @@ def test_what_dates_are_read_as():
         [datetime(2020, 2, 29, 5, 45), None],
         pl.Datetime("ms"),
     )
+
+
+def test_a_key_that_is_no_longer_the_one_that_was_asked_for_is_looked_up_strictly():
+    text = translate(looked_up_after_a_change, "v", pl.Int64())
+    frame = pl.DataFrame({"v": [2, 5]})
+    with pytest.raises(pl.exceptions.InvalidOperationError):
+        frame.select(eval(text, namespace_of(looked_up_after_a_change)))
+
+
+def test_a_table_of_a_function_that_is_called_is_written_out_where_its_name_means_something_else():
+    grades = {5: "five"}
+    text = translate(lambda v: grades.get(v) if v == 5 else looked_up(v), "v", pl.Int64())
+    assert "replace_strict(grades," in text
+    named = translate(lambda v: looked_up(v) if v in grades else "", "v", pl.Int64())
+    assert "replace_strict(GRADES," in named
+    namespace = {"GRADES": {7: "seven"}}
+    exec("def outer(look): return lambda v: look(v)", namespace)
+    with pytest.raises(Untranslatable):
+        translate(namespace["outer"](looked_up), "v", pl.Int64())  # there is no source of it

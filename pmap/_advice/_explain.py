@@ -107,11 +107,11 @@ def _look(found: _Findings) -> None:
     else:
         found.tried = try_parts(runner, tested, in_order=found.verdict.needs_order)
         _try_more(found, tested.height)
-    if found.verdict.udfs and ran.error is None:
+    if ran.error is None:
         if runner.left > 0:
             found.native = find_native(runner, tested, found.verdict)
             found.facts += found.native.facts
-        else:
+        elif found.verdict.udfs:
             found.facts.append("The budget ended before native code was looked for.")
     _measure(found)
 
@@ -230,7 +230,7 @@ def _advise(found: _Findings, safety: Safety, costs: dict[str, float]) -> tuple[
             "native",
             "high",
             (
-                f"replace the Python function by a Polars expression, see below: the same result on "
+                f"replace {found.native.what} by a Polars expression, see below: the same result on "
                 f"{found.native.rows:,} rows, extremes included, and {found.native.times_as_fast:.1f} times as fast."
             ),
         )

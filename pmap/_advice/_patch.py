@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pmap._advice._translate import Untranslatable, namespace_of, translate
+from pmap._advice._translate import Untranslatable, namespace_of, translate, translate_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from types import FrameType
+
+    from pmap._advice._loops import Loop
 
 __all__ = ["Replaced", "probed", "replaced"]
 
@@ -39,6 +41,10 @@ class Replaced:
         Of each line: what was replaced, by what.
     columns
         The functions that were replaced, by their column.
+    in_loops
+        Those that are the bodies of loops, which are handed nulls too.
+    may_wrap
+        Whether a loop's expression may need more than 64 bits, for values that its column can hold.
     is_ambiguous
         Whether one line needs different code each time that it runs.
     refused
@@ -55,6 +61,8 @@ class Replaced:
         self.texts: dict[tuple[str, str], str] = {}
         self.refused: dict[str, str] = {}
         self.columns: dict[str, list[Any]] = {}
+        self.in_loops: list[Any] = []
+        self.may_wrap = False
         self.is_ambiguous = False
 
     def expression(
@@ -79,6 +87,44 @@ class Replaced:
         found = self._native(f"Series {column!r}", column, receiver.dtype, function, options)
         return None if found is None else receiver.to_frame().select(found).to_series()
 
+    def loop(self, loop: Loop, source: Any, function: Any) -> Any:
+        """The values that a loop gives, by a native expression where there is one."""
+        column = loop.series(source)
+        found = None if column is None else self._of_loop(loop, column, function)
+        if column is None or found is None:
+            return loop.in_python(source, function)
+        values = column.to_frame().select(found).to_series()
+        has_dtype = values.null_count() < values.len()  # a list of nothing has no dtype
+        return values.to_list() if loop.wants_list or not has_dtype else values.rename("")
+
+    def _of_loop(self, loop: Loop, column: pl.Series, function: Any) -> pl.Expr | None:
+        name = f"{loop.shown} (line {loop.line})"
+        try:
+            if loop.obstacle:
+                raise Untranslatable(loop.obstacle)  # noqa: TRY301  it ends a try
+            if self._dtypes.get((column.name, loop.shown)) != column.dtype:
+                raise Untranslatable(  # noqa: TRY301  it ends a try
+                    f"{column.name!r} is not a column as the partition has it"
+                )
+            is_real = self._verified is not None
+            text = translate_loop(function, loop.parameter, loop.body, column, is_watched=is_real)
+        except Untranslatable as reason:
+            self.refused[name] = loop.spoken(str(reason))
+            self.is_ambiguous |= loop.where in self.texts
+            return None
+        self.is_ambiguous |= name in self.refused
+        self.may_wrap |= _may_wrap(loop, column, function)
+        self.in_loops.append(function)
+        return self._kept(loop.where, text, column.name, function)
+
+    def _kept(self, key: tuple[str, str], text: str, column: str, function: Any) -> pl.Expr | None:
+        if self._verified is not None and self._verified.get(key) != text:
+            return None
+        expression: pl.Expr = eval(text, namespace_of(function))  # noqa: S307  of our own making
+        self.columns.setdefault(column, []).append(function)
+        self.is_ambiguous |= self.texts.setdefault(key, text) != text
+        return expression.alias(column)
+
     def _native(
         self, shown: str, column: str, dtype: pl.DataType, function: Any, options: dict[str, Any]
     ) -> pl.Expr | None:
@@ -92,17 +138,23 @@ class Replaced:
             return None
         name = getattr(function, "__name__", "function").replace("<lambda>", "lambda ...")
         key = (f"{shown}.map_elements({name})", _line(function))
-        if self._verified is not None and self._verified.get(key) != text:
-            return None
-        expression: pl.Expr = eval(text, namespace_of(function))  # noqa: S307  of our own making
-        self.columns.setdefault(column, []).append(function)
-        self.is_ambiguous |= self.texts.setdefault(key, text) != text
-        return expression.alias(column)
+        return self._kept(key, text, column, function)
 
     def _refuse(self, function: Any, reason: str) -> None:
         self.refused[f"{getattr(function, '__name__', 'the function')} ({_line(function)})"] = (
             reason
         )
+
+
+def _may_wrap(loop: Loop, column: pl.Series, function: Any) -> bool:
+    if column.dtype != pl.Int64:
+        return False  # others can hold no value that is large enough
+    largest = pl.Series(column.name, [(1 << 63) - 1])
+    try:
+        translate_loop(function, loop.parameter, loop.body, largest, is_watched=True)
+    except Untranslatable:
+        return True
+    return False
 
 
 def _line(function: Any) -> str:
@@ -125,15 +177,38 @@ def replaced(
         yield mine
 
 
-@contextlib.contextmanager
-def probed(schema: pl.Schema) -> Generator[dict[tuple[str, str], pl.DataType]]:
-    """In this block, dtypes that `map_elements` of this thread is given are noted, by column and line.
+class Probed:
+    """Notes which dtypes functions of one value are given, by column and line, or loop.
 
     Only of columns that have the dtype that they had in the partition: others were made, or
     changed, before, and nothing is known of the values that they can hold.
     """
-    found: dict[tuple[str, str], pl.DataType] = {}
-    changed: set[tuple[str, str]] = set()
+
+    def __init__(self, schema: pl.Schema) -> None:
+        self._schema = schema
+        self._changed: set[tuple[str, str]] = set()
+        self.dtypes: dict[tuple[str, str], pl.DataType] = {}
+
+    def note(self, key: tuple[str, str], dtype: pl.DataType) -> None:
+        """Keep the dtype of a column."""
+        if self._schema.get(key[0]) != dtype:
+            self._changed.add(key)
+            self.dtypes.pop(key, None)
+        elif key not in self._changed:
+            self.dtypes[key] = dtype
+
+    def loop(self, loop: Loop, source: Any, function: Any) -> list[Any]:
+        """What a loop gives; what it goes over is noted."""
+        column = loop.series(source)
+        if column is not None:
+            self.note((column.name, loop.shown), column.dtype)
+        return loop.in_python(source, function)
+
+
+@contextlib.contextmanager
+def probed(schema: pl.Schema) -> Generator[Probed]:
+    """In this block, what `map_elements` of this thread is given is noted."""
+    mine = Probed(schema)
 
     def probe(receiver: pl.Expr, function: Any, options: dict[str, Any]) -> pl.Expr | None:
         column = _column_of(receiver)
@@ -142,17 +217,13 @@ def probed(schema: pl.Schema) -> Generator[dict[tuple[str, str], pl.DataType]]:
         key = (column, _line(function))
 
         def noted(values: pl.Series) -> pl.Series:
-            if schema.get(column) != values.dtype:
-                changed.add(key)
-                found.pop(key, None)
-            elif key not in changed:
-                found[key] = values.dtype
+            mine.note(key, values.dtype)
             return values.map_elements(function, **options)
 
         return receiver.map_batches(noted, return_dtype=options.get("return_dtype"))
 
     with _patched(probe, None):
-        yield found
+        yield mine
 
 
 @contextlib.contextmanager

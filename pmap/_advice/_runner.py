@@ -74,6 +74,10 @@ class Runner:
         """Call the function on its own copy of a frame; a query that it returns is collected."""
         return self._run(lambda part: (self.function(part), None), frame, index, count)[0]
 
+    def call_instead(self, function: Callable[..., Any], frame: pl.DataFrame) -> Ran:
+        """As `call`, of a copy of the function."""
+        return self._run(lambda part: (function(part), None), frame, 0, 1)[0]
+
     def trace(self, frame: pl.DataFrame) -> tuple[Ran, Trace | None]:
         """As `call`, and what the function did; ``None`` if it raised."""
         return self._run(lambda part: traced(self.function, part), frame, 0, 1)

@@ -11,7 +11,7 @@ import polars as pl
 
 __all__ = [
     "DTYPES", "Said", "Untranslatable", "bare", "both", "cast_to", "changed", "choice", "constant_of", "is_exact", "kind_of",
-    "literal", "operand", "refused",
+    "limit_of", "literal", "operand", "refused", "within",
 ]  # fmt: skip
 
 DTYPES = {"int": pl.Int64(), "float": pl.Float64(), "str": pl.String(), "bool": pl.Boolean()}
@@ -48,6 +48,8 @@ class Said:
     may_be_none
         Whether it may be ``None`` where the column is not null: Polars goes on with a null then,
         where Python compares with it, writes it out or raises.
+    limit
+        Of a whole number, how far from zero it may be at most; ``None`` if that is not watched.
     """
 
     text: str
@@ -56,6 +58,7 @@ class Said:
     keeps_nulls: bool = True
     is_choice: bool = False
     may_be_none: bool = False
+    limit: int | None = None
 
 
 def bare(text: str) -> str:
@@ -123,9 +126,31 @@ def choice(test: Said, then: Said, other: Said, node: ast.AST) -> Said:
     chosen = f"pl.when({bare(test.text)}).then({operand(then)})"
     rest = other.text.removeprefix("pl") if other.is_choice else f".otherwise({operand(other)})"
     may_be_none = any(said.kind == "none" or said.may_be_none for said in (then, other))
+    limits = [limit_of(said) for said in (then, other) if said.kind != "none"]
+    limit = None if None in limits else max(cast("list[int]", limits))
     return Said(
-        chosen + rest, kind, None, keeps_nulls=False, is_choice=True, may_be_none=may_be_none
+        chosen + rest,
+        kind,
+        None,
+        keeps_nulls=False,
+        is_choice=True,
+        may_be_none=may_be_none,
+        limit=limit,
     )
+
+
+def limit_of(said: Said) -> int | None:
+    """How far from zero a whole number may be; ``None`` if that is not watched."""
+    if said.value is None or said.kind != "int":
+        return said.limit
+    return abs(cast("int", said.value[0]))
+
+
+def within(said: Said, limit: int | None) -> Said:
+    """A whole number that is watched, if it fits into 64 bits."""
+    if limit is not None and limit >= 1 << 63:
+        raise Untranslatable(f"{bare(said.text)} may need more than 64 bits")
+    return replace(said, limit=limit)
 
 
 def changed(said: Said, *, text: str) -> Said:

@@ -1,4 +1,7 @@
-"""The syntax tree of a function, found by where its code stands in its file or notebook cell."""
+"""The syntax tree of a function, found by where its code stands in its file or notebook cell.
+
+Without a file, from its bytecode.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import linecache
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, cast
 
+from pmap._advice._bytecode import body_from_bytecode
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["body_of", "constants_of"]
+__all__ = ["body_of", "constants_of", "node_of"]
 
 
 def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
@@ -24,15 +29,17 @@ def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
         code.co_argcount != 1 or code.co_kwonlyargcount or code.co_flags & 0x2C
     ):  # *args, **kwargs, generator
         return None
-    node = _node_of(function)
+    node = node_of(function)
+    if node is None:
+        return body_from_bytecode(function)
     if isinstance(node, ast.Lambda):
         return code.co_varnames[0], [ast.Return(node.body)]
-    if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+    if not node.decorator_list:
         return code.co_varnames[0], node.body
     return None
 
 
-def _node_of(function: FunctionType) -> ast.Lambda | ast.FunctionDef | None:
+def node_of(function: FunctionType) -> ast.Lambda | ast.FunctionDef | None:
     code = function.__code__
     text = "".join(linecache.getlines(code.co_filename, function.__globals__))
     found = _parsed(text)
@@ -98,13 +105,26 @@ _KEYS = 50
 
 
 def constants_of(function: FunctionType) -> Iterator[object]:
-    """Numbers and texts in a function's code, or in what its names stand for; keys of tables too."""
-    outer = inspect.getclosurevars(function)
-    held = [*outer.globals.values(), *outer.nonlocals.values()]
-    stack = [constant for code in _codes(function.__code__) for constant in code.co_consts] + held
+    """Numbers and texts in a function's code, or in what its names stand for; keys of tables too.
+
+    Those of plain functions of one value that it calls are among them.
+    """
+    seen: set[int] = set()
+    stack: list[object] = [function]
     while stack:
         value = stack.pop()
         if isinstance(value, int | float | str):
             yield value
         elif isinstance(value, dict | list | tuple | set | frozenset):
             stack += list(cast("Iterable[object]", value))[:_KEYS]
+        elif isinstance(value, FunctionType) and id(value) not in seen:
+            seen.add(id(value))
+            if len(seen) == 1 or value.__code__.co_argcount == 1:
+                stack += _held_by(value)
+
+
+def _held_by(function: FunctionType) -> Iterator[object]:
+    outer = inspect.getclosurevars(function)
+    for code in _codes(function.__code__):
+        yield from (part for part in code.co_consts if not isinstance(part, CodeType))
+    yield from (*outer.globals.values(), *outer.nonlocals.values())

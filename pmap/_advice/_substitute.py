@@ -16,6 +16,7 @@ import polars as pl
 
 from pmap._advice._compare import compare, zeros_differ
 from pmap._advice._edges import extremes
+from pmap._advice._loop_finder import find_loops
 from pmap._advice._patch import probed, replaced
 from pmap._advice._source import constants_of
 from pmap.errors import ArgumentError
@@ -23,7 +24,8 @@ from pmap.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pmap._advice._patch import Replaced
+    from pmap._advice._loops import Loops
+    from pmap._advice._patch import Probed, Replaced
     from pmap._advice._runner import Ran, Runner
     from pmap._advice._verdict import Verdict
 
@@ -37,6 +39,10 @@ _TIMED = 20_000
 _TIMES = 6
 #: Rows on which the dtypes of columns are seen.
 _PROBED = 48
+_WRAPS = (
+    "Whole numbers that need more than 64 bits wrap around in the expression, where Python goes on; "
+    "native(frame) leaves such frames to Python."
+)
 _NAMES = ("from the Python function", "from the native code")
 
 
@@ -54,6 +60,8 @@ class Native:
         What was found, in sentences.
     times_as_fast, rows
         Of the verified code, on so many rows.
+    what
+        What it is instead of.
     """
 
     text: str | None = None
@@ -61,6 +69,7 @@ class Native:
     facts: tuple[str, ...] = ()
     times_as_fast: float = 1.0
     rows: int = 0
+    what: str = "the Python function"
 
 
 NOTHING = Native()
@@ -70,11 +79,16 @@ def find_native(  # noqa: PLR0911  a way out at each step that fails
     runner: Runner, rows: pl.DataFrame, verdict: Verdict
 ) -> Native:
     """Look for native code, verify it, and time it; costs six calls or so."""
-    with probed(rows.schema) as dtypes:
-        runner.call(rows.head(_PROBED))
-    ours, mine = _substituted(runner, rows, dtypes)
-    if not mine.texts:
-        return Native(facts=_refusals(mine))
+    loops = find_loops(runner.function)
+    if loops is None and not verdict.udfs:
+        return NOTHING
+    with probed(rows.schema) as probe:
+        _called(runner, rows.head(_PROBED), loops, probe)
+    dtypes = probe.dtypes
+    _, first = _substituted(runner, rows.head(_PROBED), dtypes, loops)
+    if not first.texts:
+        return Native(facts=_refusals(first))
+    ours, mine = _substituted(runner, rows, dtypes, loops)
     if mine.is_ambiguous:
         return _without(
             "One line makes different Python functions, so no single expression replaces it."
@@ -91,29 +105,41 @@ def find_native(  # noqa: PLR0911  a way out at each step that fails
             "A translation exists, but could not be verified: on extreme values the function "
             f"raises {_short(on_edges.error)}."
         )
-    edged, at_edges = _substituted(runner, edges, dtypes)
+    edged, at_edges = _substituted(runner, edges, dtypes, loops)
     differs = _difference(on_edges, edged, edges, mine)
     if differs is not None:
         return _without(differs)
-    _, at_end = _substituted(runner, rows.tail(rows.height // 3 + 1), dtypes)
+    _, at_end = _substituted(runner, rows.tail(rows.height // 3 + 1), dtypes, loops)
     if not (mine.texts == at_edges.texts == at_end.texts):
         return _without(
             "The Python function holds a value that changes with the rows that it is called on, "
             "so no single expression replaces it."
         )
-    is_partial = len(mine.texts) < len({udf.where for udf in verdict.udfs}) and mine.refused
-    facts = _refusals(mine) if is_partial else ()
-    return _timed(runner, rows, dtypes, mine, edges.height, facts)
+    n_places = len({udf.where for udf in verdict.udfs}) + (0 if loops is None else len(loops.found))
+    facts = _refusals(mine) if len(mine.texts) < n_places else ()
+    facts += (_WRAPS,) if mine.may_wrap else ()
+    return _timed(runner, rows, dtypes, mine, edges.height, facts, loops)
 
 
 def _without(fact: str) -> Native:
     return Native(facts=(fact,))
 
 
-def _substituted(runner: Runner, rows: pl.DataFrame, dtypes: Dtypes) -> tuple[Ran, Replaced]:
+def _substituted(
+    runner: Runner, rows: pl.DataFrame, dtypes: Dtypes, loops: Loops | None
+) -> tuple[Ran, Replaced]:
     with replaced(dtypes) as mine:
-        ran = runner.call(rows)
+        ran = _called(runner, rows, loops, mine)
     return ran, mine
+
+
+def _called(
+    runner: Runner, rows: pl.DataFrame, loops: Loops | None, asked: Probed | Replaced
+) -> Ran:
+    """The function, or the copy of it in which loops ask."""
+    if loops is None:
+        return runner.call(rows)
+    return runner.call_instead(loops.asking(asked.loop), rows)
 
 
 def _edge_values(mine: Replaced) -> dict[str, list[object]]:
@@ -131,10 +157,11 @@ def _timed(  # noqa: PLR0913, PLR0917  what was found so far
     mine: Replaced,
     n_edges: int,
     facts: tuple[str, ...],
+    loops: Loops | None,
 ) -> Native:
     many = _many(runner, rows)
     theirs = min(runner.call(many).seconds for _ in range(2))
-    ours = min(_substituted(runner, many, dtypes)[0].seconds for _ in range(2))
+    ours = min(_substituted(runner, many, dtypes, loops)[0].seconds for _ in range(2))
     speed = theirs / max(ours, 1e-9)
     times = f"{theirs * 1e3:.1f} ms with Python, {ours * 1e3:.1f} ms with the native code, on {many.height:,} rows"
     if speed <= 1.05:  # noqa: PLR2004  less is no difference
@@ -151,15 +178,17 @@ def _timed(  # noqa: PLR0913, PLR0917  what was found so far
                     f"the native code was verified for {name!r} as {dtype}, "
                     f"and this frame has {frame.schema.get(name)}: explain it with this frame"
                 )
-        with replaced(dtypes, verified=mine.texts):
-            result = runner.function(frame)
+        with replaced(dtypes, verified=mine.texts) as again:
+            function = runner.function if loops is None else loops.asking(again.loop)
+            result = function(frame)
             return result.collect() if isinstance(result, pl.LazyFrame) else result
 
     text = "\n".join(
         f"# instead of {old} ({line})\n{_laid_out(new)}" for (old, line), new in mine.texts.items()
     )
     verified = f"The whole function gave the identical frame on {rows.height:,} rows of the frame and {n_edges} rows of extreme values: {times}."
-    return Native(text, run, (verified, *facts), speed, rows.height + n_edges)
+    what = "the Python loop" if mine.in_loops else "the Python function"
+    return Native(text, run, (verified, *facts), speed, rows.height + n_edges, what)
 
 
 def _many(runner: Runner, rows: pl.DataFrame) -> pl.DataFrame:
@@ -188,14 +217,19 @@ def _laid_out(text: str) -> str:
 def _defined(edges: pl.DataFrame, mine: Replaced) -> pl.DataFrame:
     """Without the values on which the Python functions raise, or give what no Int64 can hold."""
     for name, functions in mine.columns.items():
-        keep = [all(_works(function, value) for function in functions) for value in edges[name]]
+        keep = [
+            all(
+                _works(function, value)
+                for function in functions
+                if value is not None or function in mine.in_loops
+            )
+            for value in edges[name]
+        ]
         edges = edges.filter(pl.Series(keep, dtype=pl.Boolean))
     return edges
 
 
 def _works(function: Callable[[Any], Any], value: Any) -> bool:
-    if value is None:
-        return True
     try:
         result = function(value)
     except Exception:  # noqa: BLE001  whatever it raises, there is no result to compare

@@ -28,17 +28,23 @@ from pmap._advice._said import (
     constant_of,
     is_exact,
     kind_of,
+    limit_of,
     literal,
     refused,
+    within,
 )
 from pmap._advice._source import body_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Said", "Untranslatable", "namespace_of", "translate"]
+__all__ = ["Said", "Untranslatable", "namespace_of", "translate", "translate_loop"]
 
 _SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+#: Entries of a table that are written out where it has no name.
+_WRITTEN_OUT = 20
+#: Functions that are looked into one by another.
+_DEEPEST = 5
 _COMPARED: dict[type[ast.cmpop], str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
@@ -64,23 +70,72 @@ def translate(function: object, column: str, dtype: pl.DataType, return_dtype: A
     found = body_of(function)
     if found is None:
         raise Untranslatable("its source was not found, or it is no plain function of one value")
-    name, body = found
-    outer = namespace_of(cast("FunctionType", function))
-    said = _Translator({name: _base(column, dtype)}, outer).block(body)
-    if said.kind not in DTYPES:
-        raise Untranslatable(f"it gives {said.kind}")
+    said = _said(cast("FunctionType", function), *found, _base(column, dtype))
     return _finished(said, column, return_dtype)
 
 
+def translate_loop(
+    function: FunctionType,
+    name: str,
+    body: list[ast.stmt],
+    column: pl.Series,
+    *,
+    is_watched: bool = False,
+) -> str:
+    """The text of an expression that gives, as a column, what a loop's body gives for each value.
+
+    Parameters
+    ----------
+    function
+        The body as a function, which is called with ``None`` once: a loop is handed nulls too.
+    name, body
+        Its parameter and its statements.
+    column
+        What it goes over.
+    is_watched
+        Whether to refuse what may need more than 64 bits for these values: it wraps around.
+
+    Raises
+    ------
+    Untranslatable
+        With what is in the way.
+    """
+    base = _base(column.name, column.dtype)
+    if is_watched and base.kind == "int":
+        ends = [abs(cast("int", end)) for end in (column.min(), column.max()) if end is not None]
+        base = replace(base, limit=max(ends, default=0))
+    said = _said(function, name, body, base)
+    try:
+        of_null = function(None)  # it calls nothing but what has an expression
+    except Exception:  # noqa: BLE001  whatever it raises, a null has no result to keep to
+        of_null = None
+    if of_null is None:
+        return _finished(said, column.name, None)
+    node = ast.Constant(of_null)
+    is_null = Said(f"pl.col({column.name!r}).is_null()", "bool")
+    return bare(choice(is_null, constant_of(of_null, node), said, node).text)
+
+
+def _said(function: FunctionType, name: str, body: list[ast.stmt], base: Said) -> Said:
+    outer = namespace_of(function)
+    said = _Translator({name: base}, outer, outer).block(body)
+    if said.kind not in DTYPES:
+        raise Untranslatable(f"it gives {said.kind}")
+    return said
+
+
 def namespace_of(function: FunctionType) -> dict[str, Any]:
-    """What names stand for inside a function, ``pl`` included."""
+    """What names stand for inside a function, ``pl`` included, its own left out."""
     cells: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             cells[name] = cell.cell_contents
         except ValueError:  # not filled yet
             continue
-    return {**function.__globals__, **cells, "pl": pl}
+    names = {**function.__globals__, **cells}
+    for name in function.__code__.co_varnames:
+        names.pop(name, None)
+    return {**names, "pl": pl}
 
 
 def _base(column: str, dtype: pl.DataType) -> Said:
@@ -132,9 +187,40 @@ def _fits(kind: str, dtype: pl.DataType) -> bool:
 
 
 class _Translator:
-    def __init__(self, names: dict[str, Said], outer: dict[str, Any]) -> None:
+    """Reads a function.
+
+    Parameters
+    ----------
+    names
+        What the function's own names stand for.
+    outer
+        What all other names stand for in it.
+    written
+        What names stand for where the expression will be read.
+    depth
+        How many functions it is called by.
+    known
+        Tables and what is one of their keys.
+    """
+
+    def __init__(
+        self,
+        names: dict[str, Said],
+        outer: dict[str, Any],
+        written: dict[str, Any],
+        depth: int = 0,
+        known: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
         self._names = names
         self._outer = outer
+        self._written = written
+        self._depth = depth
+        self._known = known
+
+    def _inside(self, known: frozenset[tuple[str, str]] = frozenset()) -> _Translator:
+        """For a branch: with its own names, and what is `known` to be in a table there."""
+        known |= self._known
+        return _Translator(dict(self._names), self._outer, self._written, self._depth, known)
 
     # Statements
 
@@ -142,14 +228,14 @@ class _Translator:
         """What a list of statements returns."""
         for index, statement in enumerate(body):
             if isinstance(statement, ast.Return):
-                return self._expression(statement.value or ast.Constant(None))
+                return self.expression(statement.value or ast.Constant(None))
             if isinstance(statement, ast.If):
                 return self._branch(statement, body[index + 1 :])
             if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
                 target = statement.targets[0]
                 if not isinstance(target, ast.Name):
                     raise refused(statement)
-                self._names[target.id] = self._expression(statement.value)
+                self._names[target.id] = self.expression(statement.value)
             elif not (
                 isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
             ):
@@ -158,20 +244,34 @@ class _Translator:
 
     def _branch(self, node: ast.If, rest: list[ast.stmt]) -> Said:
         test = self._test(node.test)
-        then = _Translator(dict(self._names), self._outer).block([*node.body, *rest])
-        other = _Translator(dict(self._names), self._outer).block([*node.orelse, *rest])
+        if test.value is not None:
+            return self.block([*(node.body if test.value[0] else node.orelse), *rest])
+        in_then, in_else = self._tables(node.test)
+        then = self._inside(in_then).block([*node.body, *rest])
+        other = self._inside(in_else).block([*node.orelse, *rest])
         return choice(test, then, other, node)
+
+    def _tables(self, test: ast.expr) -> tuple[frozenset[tuple[str, str]], ...]:
+        """What is in a table where a test holds, and where it does not."""
+        nothing = frozenset[tuple[str, str]]()
+        if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+            return nothing, nothing
+        key = (ast.dump(test.comparators[0]), self._operand(test.left).text)
+        if isinstance(test.ops[0], ast.In):
+            return frozenset({key}), nothing
+        return nothing, frozenset({key}) if isinstance(test.ops[0], ast.NotIn) else nothing
 
     # Expressions
 
     def _operand(self, node: ast.expr) -> Said:
         """What something is done with."""
-        said = self._expression(node)
+        said = self.expression(node)
         if said.may_be_none:
             raise refused(node)
         return said
 
-    def _expression(self, node: ast.expr) -> Said:
+    def expression(self, node: ast.expr) -> Said:
+        """What an expression gives."""
         handler: Callable[[Any], Said] | None = getattr(
             self, f"_{type(node).__name__.lower()}", None
         )
@@ -183,6 +283,10 @@ class _Translator:
         """Whether Python takes something for true."""
         if isinstance(node, ast.BoolOp):
             return self._joined(node, [self._test(value) for value in node.values])
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return self._unaryop(node)
+        if (answer := self._is_none(node)) is not None:
+            return answer
         said = self._operand(node)
         empty = {"int": "0", "float": "0", "str": "pl.lit('')"}
         if said.value is not None or said.kind not in {"bool", *empty}:
@@ -190,6 +294,19 @@ class _Translator:
         if said.kind == "bool":
             return said
         return Said(f"({said.text} != {empty[said.kind]})", "bool", None, said.keeps_nulls)
+
+    def _is_none(self, node: ast.expr) -> Said | None:
+        """The answer, if it is asked whether a value is ``None``: nulls are dealt with apart."""
+        if not isinstance(node, ast.Compare) or len(node.ops) != 1:
+            return None
+        right = node.comparators[0]
+        if not isinstance(node.ops[0], ast.Is | ast.IsNot):
+            return None
+        if not isinstance(right, ast.Constant) or right.value is not None:
+            return None
+        if self._operand(node.left).value is not None:
+            raise refused(node)
+        return constant_of(isinstance(node.ops[0], ast.IsNot), node)
 
     def _constant(self, node: ast.Constant) -> Said:
         return constant_of(node.value, node)
@@ -223,28 +340,46 @@ class _Translator:
 
     def _ifexp(self, node: ast.IfExp) -> Said:
         test = self._test(node.test)
-        return choice(test, self._expression(node.body), self._expression(node.orelse), node)
+        if test.value is not None:
+            return self.expression(node.body if test.value[0] else node.orelse)
+        in_then, in_else = self._tables(node.test)
+        then = self._inside(in_then).expression(node.body)
+        other = self._inside(in_else).expression(node.orelse)
+        return choice(test, then, other, node)
 
     def _boolop(self, node: ast.BoolOp) -> Said:
         """As a value: of other things than true and false, it is one of them."""
-        values = [self._operand(value) for value in node.values]
-        if any(said.kind != "bool" or said.value is not None for said in values):
+        values = [self._is_none(value) or self._operand(value) for value in node.values]
+        if all(said.kind == "bool" for said in values):
+            return self._joined(node, values)
+        if len(values) != 2 or values[0].value is not None:  # noqa: PLR2004  v or "unknown"
             raise refused(node)
-        return self._joined(node, values)
+        test, (first, second) = self._test(node.values[0]), values
+        is_and = isinstance(node.op, ast.And)
+        return choice(test, second, first, node) if is_and else choice(test, first, second, node)
 
     def _joined(self, node: ast.BoolOp, tests: list[Said]) -> Said:
-        sign = " & " if isinstance(node.op, ast.And) else " | "
+        sign, ends = (" & ", False) if isinstance(node.op, ast.And) else (" | ", True)
+        if any(test.value == (ends,) for test in tests):
+            return constant_of(ends, node)
+        tests = [test for test in tests if test.value is None]
+        if not tests:
+            return constant_of(not ends, node)
+        if len(tests) == 1:
+            return tests[0]
         return Said(f"({sign.join(test.text for test in tests)})", "bool", None, keeps_nulls=False)
 
     def _unaryop(self, node: ast.UnaryOp) -> Said:
         if isinstance(node.op, ast.Not):
             test = self._test(node.operand)
+            if test.value is not None:
+                return constant_of(not test.value[0], node)
             return changed(test, text=f"(~{test.text})")
         said = self._operand(node.operand)
         if isinstance(node.op, ast.USub) and said.kind in {"int", "float"}:
             if said.value is not None:
                 return constant_of(-said.value[0], node)
-            return changed(said, text=f"(-{said.text})")
+            return within(changed(said, text=f"(-{said.text})"), said.limit)
         raise refused(node)
 
     def _binop(self, node: ast.BinOp) -> Said:
@@ -258,8 +393,11 @@ class _Translator:
             raise refused(node)
         kind = "float" if "float" in kinds else "int"
         signs: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+        if kind == "int":
+            signs |= {ast.BitAnd: "&", ast.BitOr: "|", ast.BitXor: "^"}
         if type(node.op) in signs:
-            return both(left, signs[type(node.op)], right, kind)
+            said = both(left, signs[type(node.op)], right, kind)
+            return within(said, _reach(left, node.op, right)) if kind == "int" else said
         divisor = None if right.value is None else right.value[0]
         if not divisor:
             raise refused(node)
@@ -270,7 +408,8 @@ class _Translator:
                 )
             return both(left, "/", right, "float")
         if isinstance(node.op, ast.FloorDiv | ast.Mod) and kind == "int":
-            return both(left, "//" if isinstance(node.op, ast.FloorDiv) else "%", right, "int")
+            sign = "//" if isinstance(node.op, ast.FloorDiv) else "%"
+            return within(both(left, sign, right, "int"), _reach(left, node.op, right))
         raise refused(node)
 
     def _compare(self, node: ast.Compare) -> Said:
@@ -296,11 +435,12 @@ class _Translator:
             raise refused(node)
         if (left.value is None) == (right.value is None) or left.kind not in {*numbers, "str"}:
             raise refused(node)  # one of the two is a constant
-        mixed = {left.kind, right.kind} == numbers
-        if mixed and not is_exact(left, right):
+        column = left if left.value is None else right
+        if column.kind == "int" and left.kind != right.kind:
+            left, right = _between(left, right, operator, node)
+        elif left.kind != right.kind and not is_exact(left, right):
             raise refused(node)  # a large integer has no float of its own
         said = both(literal(left), _COMPARED[type(operator)], literal(right), "bool")
-        column = left if left.value is None else right
         greater = ast.Gt | ast.GtE if column is left else ast.Lt | ast.LtE
         if column.kind == "float" and isinstance(operator, greater):
             # Python's NaN is greater than nothing, Polars' than everything.
@@ -356,7 +496,7 @@ class _Translator:
         return isinstance(node, ast.Name) and node.id in self._names
 
     def _whole(self, node: ast.expr, whole: ast.AST) -> int:
-        value = self._expression(node).value
+        value = self.expression(node).value
         if value is None or type(value[0]) is not int:
             raise refused(whole)
         return value[0]
@@ -376,11 +516,21 @@ class _Translator:
         if any(kind_of(entry) != item.kind for entry in entries):
             raise refused(node)
         kind = cast("str", kinds.pop())
-        name = table.id if isinstance(table, ast.Name) else repr(entries)
+        name = self._table(table, entries, node)
         otherwise = "" if default is None else f"default={default.text}, "
+        if default is None and (ast.dump(table), item.text) in self._known:
+            otherwise = "default=None, "  # others are not asked for here
         text = f"{item.text}.replace_strict({name}, {otherwise}return_dtype=pl.{DTYPES[kind]!r})"
         may_be_none = None in entries.values() or (default is not None and default.kind == "none")
         return Said(text, kind, None, keeps_nulls=default is None, may_be_none=may_be_none)
+
+    def _table(self, table: ast.expr, entries: dict[object, object], node: ast.AST) -> str:
+        """How a table is named where the expression is read."""
+        if isinstance(table, ast.Name) and self._written.get(table.id) is entries:
+            return table.id
+        if len(entries) > _WRITTEN_OUT:
+            raise refused(node)
+        return repr(entries)
 
     def _attribute(self, node: ast.Attribute) -> Said:
         said = self._operand(node.value)
@@ -406,13 +556,19 @@ class _Translator:
                 return self._of_module(f"{outer.__name__}.{node.func.attr}", node)
             if type(outer) is dict and node.func.attr == "get" and node.args:
                 return self._get(owner, node)
+            if owner.id == "str" and owner.id not in self._outer and node.args:  # str.upper(v)
+                method = ast.Call(node.func, node.args[1:], [])
+                text = self._operand(node.args[0])
+                if text.kind != "str":
+                    raise refused(node)
+                return self._method(text, node.func.attr, method)
         if isinstance(owner, ast.Dict) and node.func.attr == "get" and node.args:
             return self._get(owner, node)
         return self._method(self._operand(owner), node.func.attr, node)
 
     def _get(self, table: ast.expr, node: ast.Call) -> Said:
         default = (
-            self._expression(node.args[1]) if len(node.args) > 1 else Said("None", "none", (None,))
+            self.expression(node.args[1]) if len(node.args) > 1 else Said("None", "none", (None,))
         )
         if default.value is None:
             raise refused(node)
@@ -420,7 +576,7 @@ class _Translator:
 
     def _function(self, name: str, node: ast.Call) -> Said:
         if name in self._outer or name in self._names:
-            raise refused(node)  # a name of the user's own hides the builtin
+            return self._inlined(name, node)  # a name of the user's own hides the builtin
         if name in {"max", "min"} and len(node.args) == 2:  # noqa: PLR2004  a value and its bound
             return self._bounded(name, node)
         if len(node.args) != 1:
@@ -430,7 +586,7 @@ class _Translator:
             raise refused(node)
         written = {
             ("len", "str"): Said(f"{said.text}.str.len_chars().cast(pl.Int64)", "int"),
-            ("abs", "int"): Said(f"{said.text}.abs()", "int"),
+            ("abs", "int"): Said(f"{said.text}.abs()", "int", limit=said.limit),
             ("abs", "float"): Said(f"{said.text}.abs()", "float"),
             ("float", "int"): Said(cast_to(said, "pl.Float64"), "float"),
             ("int", "float"): Said(cast_to(said, "pl.Int64"), "int"),
@@ -442,7 +598,19 @@ class _Translator:
             return said
         if (name, said.kind) not in written:
             raise refused(node)
-        return replace(written[name, said.kind], keeps_nulls=said.keeps_nulls)
+        found = written[name, said.kind]
+        return replace(within(found, found.limit), keeps_nulls=said.keeps_nulls)
+
+    def _inlined(self, name: str, node: ast.Call) -> Said:
+        """A function of the user's own that is called with one value."""
+        function = None if name in self._names else self._outer[name]
+        found = body_of(function)
+        if found is None or len(node.args) != 1 or self._depth >= _DEEPEST:
+            raise refused(node)
+        parameter, body = found
+        names = {parameter: self._operand(node.args[0])}
+        outer = namespace_of(cast("FunctionType", function))
+        return _Translator(names, outer, self._written, self._depth + 1).block(body)
 
     def _bounded(self, name: str, node: ast.Call) -> Said:
         """A whole number and a constant, in either order; of floats NaN would matter."""
@@ -454,7 +622,9 @@ class _Translator:
         ):
             raise refused(node)
         side = "lower_bound" if name == "max" else "upper_bound"
-        return changed(said, text=f"{said.text}.clip({side}={constant.text})")
+        limits = limit_of(said), limit_of(constant)
+        limit = None if said.limit is None else max(cast("tuple[int, int]", limits))
+        return within(changed(said, text=f"{said.text}.clip({side}={constant.text})"), limit)
 
     def _of_module(self, name: str, node: ast.Call) -> Said:
         if name in {"math.sqrt", "math.fabs"} and len(node.args) == 1:
@@ -499,6 +669,32 @@ class _Translator:
             None,
             keeps_nulls=said.keeps_nulls,
         )
+
+
+def _reach(left: Said, operator: ast.operator, right: Said) -> int | None:
+    """How far from zero the result may be, of whole numbers."""
+    one, other = limit_of(left), limit_of(right)
+    if one is None or other is None:
+        return None
+    if isinstance(operator, ast.Mult):
+        return one * other
+    if isinstance(operator, ast.BitAnd | ast.BitOr | ast.BitXor):
+        return (1 << max(one, other).bit_length()) - 1
+    if isinstance(operator, ast.Mod):
+        return other
+    return one if isinstance(operator, ast.FloorDiv) else one + other
+
+
+def _between(left: Said, right: Said, operator: ast.cmpop, node: ast.AST) -> tuple[Said, Said]:
+    """Of whole numbers and a float, the whole number at which the comparison changes."""
+    is_left = left.value is not None
+    number = cast("tuple[float]", left.value if is_left else right.value)[0]
+    if number != math.floor(number) and isinstance(operator, ast.Eq | ast.NotEq):
+        raise refused(node)  # no whole number is equal to it
+    below = (ast.Gt, ast.LtE) if not is_left else (ast.Lt, ast.GtE)
+    whole = math.floor(number) if isinstance(operator, below) else math.ceil(number)
+    constant = constant_of(whole, node)
+    return (constant, right) if is_left else (left, constant)
 
 
 _METHODS = {
