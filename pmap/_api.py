@@ -77,7 +77,8 @@ def map_partitions(  # noqa: PLR0913  the public face
     by
         Not yet: pass ``frame.partition_by(by)`` as the first argument.
     n_partitions
-        Exactly ``min(n_partitions, rows)`` contiguous partitions. [by rows, bytes, `n_jobs`]
+        Exactly ``min(n_partitions, rows)`` contiguous partitions. [by rows, bytes, `n_jobs`: four a
+        worker or more, after two small ones]
     chunk_size
         Rows a partition, but the last.
     schema
