@@ -1,4 +1,4 @@
-# ruff: noqa: PERF401, C400, C417, SIM401, PLW0108, F841, B905
+# ruff: noqa: PERF401, C400, C417, SIM108, SIM401, PLW0108, F841, B905
 # What users write is what is tested.
 """Native code for loops over a column: the whole function gives the identical frame, or it is not shown."""
 
@@ -50,11 +50,12 @@ def by_branches(part):
             out.append("?")
             lengths.append(0)
             continue
-        text = value.upper()
-        if text.startswith("A"):
-            text = text + "!"
+        if value.startswith("a"):
+            text = "A"
+        else:
+            text = value
         out.append(text)
-        lengths.append(len(text))
+        lengths.append(len(value))
     return part.with_columns(pl.Series("y", out), pl.Series("n", lengths))
 
 
@@ -201,6 +202,23 @@ def test_the_loop_is_shown_with_its_line_and_both_times():
     )
     assert ".when(pl.col('v') > 10).then(pl.lit('big'))" in found.replacement
     assert any("ms with Python" in fact and "identical frame" in fact for fact in found.evidence)
+
+
+def test_where_a_list_is_wanted_code_that_gives_one_is_written():
+    found = _found(as_a_list, SAMPLES["integers"], pl.Int64)
+    code = found.replacement.splitlines()[-1]
+    assert code == "part['v'].to_frame().select(pl.col('v') * 3).to_series().to_list()"
+    assert eval(code, {"pl": pl, "part": pl.DataFrame({"v": [1, None]})}) == [3, None]
+
+
+def test_a_column_of_another_frame_is_named_as_such():
+    other = pl.DataFrame({"v": SAMPLES["integers"]})
+
+    def function(part):
+        return part.head(0).vstack(pl.DataFrame({"v": [v * 3 for v in other["v"]]}))
+
+    found = pmap.explain(other, function)
+    assert found.replacement is None or "other['v'].to_frame().select(" in found.replacement
 
 
 def test_numbers_beyond_64_bits_are_left_to_python_and_that_is_said():

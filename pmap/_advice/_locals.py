@@ -17,12 +17,15 @@ class Locals:
 
     Attributes
     ----------
+    names
+        All of them, parameters too.
     constants
         Names that stand for the same in each call: set once, by what is written there.
     """
 
     def __init__(self, function: ast.Lambda | ast.FunctionDef) -> None:
         self._set = _names_set(function)
+        self.names = {*self._set}
         defaults = _with_defaults(function.args)
         once = {name: made[0] for name, made in self._set.items() if len(made) == 1}
         self.constants = {

@@ -128,13 +128,21 @@ class _Finder(ast.NodeTransformer):
         source = _source_of(over)
         if not self._locals.is_column(source.node, is_frame=source.rows):
             return None
-        loop = replace(loop, method=source.method)
+        loop = replace(loop, method=source.method, origin=ast.unparse(source.node))
         if source.rows:
             fields = _Fields(loop.parameter)
             body = [fields.visit(copy.deepcopy(statement)) for statement in loop.body]
             if len(fields.names) != 1 or fields.is_used_whole:
                 return None
-            loop = replace(loop, parameter=VALUE, body=body, field=fields.names.pop())
+            field = fields.names.pop()
+            origin = f"{loop.origin}[{field!r}]"
+            loop = replace(loop, parameter=VALUE, body=body, field=field, origin=origin)
+        if not self._locals.names & {
+            part.id for part in ast.walk(source.node) if isinstance(part, ast.Name)
+        }:
+            loop = replace(
+                loop, wants_list=True
+            )  # of another frame than what the function was given
         self.found.append(loop)
         return loop, source.node
 

@@ -42,6 +42,8 @@ class Loop:
         The one field of the rows that is used.
     wants_list
         Whether its place takes nothing but a list; others take a Series too.
+    origin
+        The column that it goes over, as text.
     obstacle
         What keeps any expression from replacing it; may be empty.
     """
@@ -53,6 +55,7 @@ class Loop:
     method: str = ""
     field: str | None = None
     wants_list: bool = True
+    origin: str = ""
     obstacle: str = ""
 
     def series(self, source: Any) -> pl.Series | None:
@@ -66,6 +69,12 @@ class Loop:
     def where(self) -> tuple[str, str]:
         """The loop and its line, for those who read."""
         return self.shown, f"line {self.line}"
+
+    def written(self, expression: str) -> str:
+        """What to write in its place: an expression, or where only a list will do, what gives one."""
+        if not self.wants_list:
+            return expression
+        return f"{self.origin}.to_frame().select({expression}).to_series().to_list()"
 
     def spoken(self, reason: str) -> str:
         """A reason in the user's own names."""

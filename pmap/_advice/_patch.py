@@ -115,12 +115,15 @@ class Replaced:
         self.is_ambiguous |= name in self.refused
         self.may_wrap |= _may_wrap(loop, column, function)
         self.in_loops.append(function)
-        return self._kept(loop.where, text, column.name, function)
+        return self._kept(loop.where, loop.written(text), column.name, function, text)
 
-    def _kept(self, key: tuple[str, str], text: str, column: str, function: Any) -> pl.Expr | None:
+    def _kept(
+        self, key: tuple[str, str], text: str, column: str, function: Any, native: str
+    ) -> pl.Expr | None:
+        """Note what is written in a place, and give the expression in it."""
         if self._verified is not None and self._verified.get(key) != text:
             return None
-        expression: pl.Expr = eval(text, namespace_of(function))  # noqa: S307  of our own making
+        expression: pl.Expr = eval(native, namespace_of(function))  # noqa: S307  of our own making
         self.columns.setdefault(column, []).append(function)
         self.is_ambiguous |= self.texts.setdefault(key, text) != text
         return expression.alias(column)
@@ -138,7 +141,7 @@ class Replaced:
             return None
         name = getattr(function, "__name__", "function").replace("<lambda>", "lambda ...")
         key = (f"{shown}.map_elements({name})", _line(function))
-        return self._kept(key, text, column, function)
+        return self._kept(key, text, column, function, text)
 
     def _refuse(self, function: Any, reason: str) -> None:
         self.refused[f"{getattr(function, '__name__', 'the function')} ({_line(function)})"] = (
