@@ -79,6 +79,11 @@ def with_helpers(part):
     return part.with_columns(y=pl.Series([scaled(value) for value in part["v"]]))
 
 
+def with_a_table(part):
+    table = {1: "one", 2: "two"}
+    return part.select(y=pl.Series([table.get(value, "many") for value in part["v"]]))
+
+
 OF_INTEGERS = [
     lambda part: part.with_columns(pl.Series("y", [twice(v) for v in part["v"]])),
     lambda part: part.with_columns(pl.Series("y", [v % 7 for v in part["v"].to_list()])),
@@ -93,7 +98,7 @@ OF_INTEGERS = [
     lambda part: part.select(y=pl.Series([v or -1 for v in part["v"]])),
     lambda part: part.select(y=pl.Series([v & 6 | 1 for v in part["v"]])),
     lambda part: part.select(y=pl.Series([v is not None and v <= -2.5 for v in part["v"]])),
-    by_statements, by_a_name, as_a_list, with_helpers,
+    by_statements, by_a_name, as_a_list, with_helpers, with_a_table,
 ]  # fmt: skip
 OF_FLOATS = [
     lambda part: part.with_columns(pl.Series("y", [v * 1.1 - 3 for v in part["v"]])),
@@ -276,6 +281,13 @@ def compared_with_the_largest(part):
     return part.with_columns(pl.Series("y", [value > largest for value in part["v"]]))
 
 
+def looked_up_in_what_was_filled(part):
+    table = {1: "one"}
+    for value in part["v"].unique():
+        table[value] = "x" * value
+    return part.with_columns(pl.Series("y", [table[value] for value in part["v"]]))
+
+
 def of_another_column(part):
     return part.with_columns(pl.Series("y", [value + 1 for value in part["v"].fill_null(0)]))
 
@@ -296,7 +308,7 @@ def in_rounds(part):
 
 
 REFUSED = [
-    running_sum, one_before, filtered, last_one_used, compared_with_the_largest, of_another_column, counted,
+    running_sum, one_before, filtered, last_one_used, compared_with_the_largest, looked_up_in_what_was_filled, of_another_column, counted,
     lambda part: part.with_columns(pl.Series("y", [v + 1 for v in part["v"] if v > 2] + [0] * 1000)[: part.height]),
     lambda part: part.with_columns(pl.Series("y", [hash(v) for v in part["v"]])),
     lambda part: part.with_columns(pl.Series("y", [(kept := v) + 1 for v in part["v"]])),

@@ -29,7 +29,10 @@ class Locals:
         defaults = _with_defaults(function.args)
         once = {name: made[0] for name, made in self._set.items() if len(made) == 1}
         self.constants = {
-            name for name, value in once.items() if name in defaults or _is_constant(value)
+            name
+            for name, value in once.items()
+            if name in defaults
+            or (_is_constant(value) and (not _is_table(value) or _is_only_read(function, name)))
         }
         for name, value in once.items():
             if isinstance(value, ast.FunctionDef | ast.Lambda) and value is not function:
@@ -101,3 +104,26 @@ def _is_constant(node: ast.AST) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_table(node: ast.AST) -> bool:
+    return isinstance(node, ast.Dict | ast.List | ast.Set)
+
+
+def _is_only_read(function: ast.AST, name: str) -> bool:
+    """Whether a table is used for nothing but to look something up in it."""
+    nodes = list(ast.walk(function))
+    looked: list[ast.expr] = []
+    for node in nodes:
+        if (isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)) or (
+            isinstance(node, ast.Attribute) and node.attr == "get"
+        ):
+            looked.append(node.value)
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            looked += node.comparators
+    known = {id(node) for node in looked}
+    return all(
+        id(node) in known
+        for node in nodes
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
+    )
