@@ -138,7 +138,9 @@ def test_a_failed_call_leaves_the_others_alone(target, caplog):
                     each.result(SECONDS)
             else:
                 assert_frame_equal(each.result(SECONDS), FRAME)
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    # Dask says so of results that a call which has failed does not want any more.
+    assert not [w for w in warnings if not w.getMessage().startswith("Couldn't gather")]
 
 
 def test_large_partitions_warn_of_nothing(target):
