@@ -164,7 +164,8 @@ class Judge:
         ways: list[_Way] = []
         alone = usage.alone_share
         if alone is not None:
-            ways.append(self._way("threads", left, left * max(shared, alone)))
+            # what can be shared is never all shared while the others wait for their turn
+            ways.append(self._way("threads", left, left * (alone + (1.0 - alone) * shared)))
         if not _is_frozen():
             there = left * min(1.0, shared * figures.slowdown)
             ways.append(self._way(self._processes, left, there, self._moving(running_rows)))
