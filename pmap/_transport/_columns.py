@@ -91,10 +91,10 @@ def _is_crumbs(frame: pl.DataFrame, name: str, column: Any) -> bool:
 
 def _in_one(column: pl.Series) -> pl.Series:
     """The same column in buffers of its own, one of each sort; as it is, if Arrow would change it."""
-    column = column.rechunk()
-    # The oldest strings have their bytes in one buffer, in the order of their rows.
-    array = cast("Any", column.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    again = pl.Series(column.name, array)
+    # The oldest strings have their bytes in one buffer, in the order of their rows. By way of a stream:
+    # older versions of Polars read beyond the end of a slice of structs that pyarrow hands them.
+    stream = to_stream(column.rechunk().to_frame(), pl.CompatLevel.oldest())
+    again = from_stream(stream).to_series()
     return again if again.dtype == column.dtype else column
 
 
@@ -156,12 +156,12 @@ def read_schema(message: bytes) -> Any:
     return pyarrow.ipc.read_schema(pa.py_buffer(message))
 
 
-def to_stream(frame: pl.DataFrame) -> bytes:
+def to_stream(frame: pl.DataFrame, level: pl.CompatLevel | None = None) -> bytes:
     """A frame as Arrow IPC stream bytes, which carry every dtype."""
     buffer = io.BytesIO()
     # Of its own: Polars locks the frame while the buffer waits for the GIL, and a thread that has the
     # GIL and wants to know the height of the same frame would wait for that lock, for ever.
-    frame.clone().write_ipc_stream(buffer)
+    frame.clone().write_ipc_stream(buffer, compat_level=level)
     return buffer.getvalue()
 
 
