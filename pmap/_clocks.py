@@ -11,6 +11,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -96,13 +98,19 @@ def _name_of(task: str) -> str:
 _pool: tuple[int, list[int]] = (0, [])  # of which process, and its threads
 
 
+def _known_pool() -> list[int]:
+    """The threads of Polars' pool, looked for until all are there: they start one after the other."""
+    global _pool  # noqa: PLW0603  once they are there they stay the same
+    process, threads = _pool
+    if process != os.getpid() or not threads or len(threads) < pl.thread_pool_size():
+        _pool = (os.getpid(), pool_threads())
+    return _pool[1]
+
+
 def pool_seconds() -> float | None:
     """CPU seconds of Polars' pool so far; ``None`` where nobody tells."""
-    global _pool  # noqa: PLW0603  the pool's threads stay the same
-    if _pool[0] != os.getpid() or not _pool[1]:
-        _pool = (os.getpid(), pool_threads())
     try:
-        return sum(time.clock_gettime(_clock_of(thread)) for thread in _pool[1])
+        return sum(time.clock_gettime(_clock_of(thread)) for thread in _known_pool())
     except OSError:
         return None
 

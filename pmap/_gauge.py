@@ -30,6 +30,8 @@ _ENOUGH_LOOKS, _ENOUGH_LOOKED = 8, 0.03
 #: Share of the CPU time in Polars' pool from which on the work is Polars', and of the time with
 #: the GIL from which on it is not.
 _NATIVE_SHARE, _WITH_GIL = 0.5, 0.5
+#: The same if the pool is not alone at it: of the CPU time; CPUs that are busy, all together.
+_A_PART, _MORE_THAN_ONE = 0.1, 1.2
 #: What a second in the kernel costs the other threads: to hand the GIL over takes its time, too.
 _CONVOY = 1.5
 
@@ -105,8 +107,13 @@ class Usage(NamedTuple):
 
     @property
     def is_native(self) -> bool:
-        """Whether it is Polars' own work, which leaves the GIL alone, as no Python in its pool does."""
-        return (self.pool_share or 0.0) >= _NATIVE_SHARE and (self.held_share or 0.0) < _WITH_GIL
+        """Whether it is Polars' own work, which leaves the GIL alone, as no Python in its pool does.
+
+        The calling thread may do a part of it, beside the pool.
+        """
+        pool = self.pool_share or 0.0
+        does_a_part = pool >= _A_PART and self.cores >= _MORE_THAN_ONE
+        return (pool >= _NATIVE_SHARE or does_a_part) and (self.held_share or 0.0) < _WITH_GIL
 
     @property
     def cores(self) -> float:
