@@ -30,7 +30,7 @@ def fail_call(callback: Any, failure: BaseException) -> bool:
     failed = type(callback)(0, 1, parallel)
     if hasattr(parallel, "_register_new_job"):
         parallel._register_new_job(failed)  # noqa: SLF001
-    elif parallel.return_ordered:  # before joblib 1.5
+    else:  # before joblib 1.5
         parallel._jobs.append(failed)  # noqa: SLF001
     failed._register_outcome({"result": failure, "status": "Error"})  # noqa: SLF001
     return True
