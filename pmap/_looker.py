@@ -132,8 +132,11 @@ class _Nap:
         self._began = time.perf_counter()
 
     def end(self, pause: float) -> Look:
-        """After so many seconds of sleep, for which the CPU is given up once."""
-        seconds = time.perf_counter() - self._began
+        """After so many seconds of sleep, for which the CPU is given up once.
+
+        However long it was, the sleep says no more than a short one: it is the end that is looked at.
+        """
+        late = max(0.0, time.perf_counter() - self._began - pause)
         if self._switches is None:
-            return seconds, seconds - pause > _LATE
-        return seconds, (voluntary_switches() or 0) - self._switches > 1
+            return _QUICK + late, late > _LATE
+        return _QUICK + late, (voluntary_switches() or 0) - self._switches > 1
