@@ -41,6 +41,8 @@ _ENOUGH_SECONDS = 0.01
 #: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.5)
+#: Share of the time with the GIL that a busy machine may make of none.
+_CHANCE = 0.3
 #: Modules that may come in while a partition runs; what imports more says nothing about the next.
 _IMPORTS_BY_THE_WAY = 2
 #: A share below is not worth a word.
@@ -165,6 +167,7 @@ class Judge:
         alone = usage.alone_share
         if alone is not None:
             # what can be shared is never all shared while the others wait for their turn
+            alone = max(0.0, alone - _CHANCE) / (1.0 - _CHANCE)
             ways.append(self._way("threads", left, left * (alone + (1.0 - alone) * shared)))
         if not _is_frozen():
             there = left * min(1.0, shared * figures.slowdown)
