@@ -23,7 +23,7 @@ __all__ = ["Gauge", "Usage", "total"]
 
 #: A function that took less the last time is not looked at closely. Seconds.
 _WORTH_A_LOOK = 0.005
-#: Calls that are looked at closely in any case.
+#: Calls that are looked at closely in any case; the first of a map has few rows.
 _LOOKED_AT = 2
 #: Looks, or seconds of looking, from which on a share of them means something.
 _ENOUGH_LOOKS, _ENOUGH_LOOKED = 8, 0.03
@@ -190,16 +190,21 @@ class Gauge:
         self._alone = alone
         self._looker = looker
         self._last = math.inf
-        self.n_calls = 0  #: that were measured
+        self._n_calls = 0
+
+    @property
+    def is_new(self) -> bool:
+        """Whether so few calls were measured that the next is looked at in any case."""
+        return self._n_calls < _LOOKED_AT
 
     def measure(self) -> Measured:
         """A context for one call."""
-        closely = self._last >= _WORTH_A_LOOK or self.n_calls < _LOOKED_AT
+        closely = self._last >= _WORTH_A_LOOK or self.is_new
         return Measured(closely=closely, alone=self._alone, looker=self._looker, note=self._note)
 
     def _note(self, usage: Usage) -> None:
         self._last = usage.wall
-        self.n_calls += 1
+        self._n_calls += 1
 
 
 class Measured:

@@ -42,8 +42,6 @@ __all__ = ["apply", "execute", "in_worker"]
 
 #: Functions that a worker keeps ready between calls.
 _KEPT_JOBS = 4
-#: Calls of a function after which columns that nobody looked at are sought; the first has few rows.
-_LOOKED_AT = 2
 #: Seconds of rest after which a worker unmaps its input.
 _FORGET_AFTER = 1.0
 
@@ -117,7 +115,8 @@ class _Jobs:
 
     def _get(self, ref: JobRef) -> _Ready:
         if ref.digest not in self._ready:
-            gauge = Gauge(alone=True, looker=Looker(most=QUICK_LOOKS))
+            # more than the first call, which has few rows, may use up
+            gauge = Gauge(alone=True, looker=Looker(most=2 * QUICK_LOOKS))
             self._ready[ref.digest] = _Ready(self._load(ref), gauge)
             while len(self._ready) > _KEPT_JOBS:
                 self._ready.popitem(last=False)
@@ -227,7 +226,7 @@ class _Attempt:
             self._phase = "receiving the partition"
             frame, self._received = self._unpack()
             self._phase = ""
-            is_new = ready.gauge.n_calls < _LOOKED_AT
+            is_new = ready.gauge.is_new
             result = self._call(ready, frame)
             if is_new:
                 self._unused = _unused(self._received, result)
