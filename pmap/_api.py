@@ -287,7 +287,7 @@ def _partitions(frame: pl.DataFrame, size: int, options: Options) -> list[Partit
     if frame.height == 0:
         return [Partition(0, 0, 0, frame, 0.0)]
     if options.backend == "auto":
-        refuse_unsupported(frame.schema)
+        refuse_unsupported(frame.get_columns())
     n_workers, _ = requested_workers(options.n_jobs, cpu_count())
     split = Split(options.n_partitions, options.chunk_size)
     return partitions_of_frame(frame, size, split, n_workers)

@@ -50,7 +50,7 @@ class Board:
     def __init__(self, n_slots: int, kind: str | None = None) -> None:
         self._segment = Segment(kind)
         self._memory = self._segment.map_writable(_offset(n_slots))
-        self._free = list(range(n_slots))
+        self._free = [Place(self._segment.shared, slot) for slot in range(n_slots)]
         self.reusable = True  #: as long as every worker has said that it is done with its line
         self.rests_since = 0.0
 
@@ -68,13 +68,13 @@ class Board:
         """An empty line, if there is one."""
         if not self._free:
             return None
-        slot = self._free.pop()
-        _ENTRY.pack_into(self._memory, _offset(slot), 0.0, 0)
-        return Place(self._segment.shared, slot)
+        place = self._free.pop()
+        _ENTRY.pack_into(self._memory, _offset(place.slot), 0.0, 0)
+        return place
 
     def give_back(self, place: Place) -> None:
         """Return a line."""
-        self._free.append(place.slot)
+        self._free.append(place)
 
     def read(self, place: Place) -> Entry | None:
         """Who runs the task and since when; ``None`` while it waits or when it is done."""

@@ -6,6 +6,7 @@ goes, with the data by reference where memory is shared.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -21,7 +22,7 @@ from pmap._function import dump_function, instantiate
 from pmap._gauge import Gauge
 from pmap._interrupts import deferred
 from pmap._segment import kind_for
-from pmap._wire import Job, JobRef, Reply, Stats, TaskMessage, digest_of, note
+from pmap._wire import CallTerms, Job, JobRef, Reply, Stats, TaskMessage, digest_of, note
 from pmap._worker import apply
 from pmap.backend import Locality, Task, execute
 from pmap.errors import FunctionExitError
@@ -63,6 +64,7 @@ class Flight:
         "place",
         "released",
         "reply",
+        "reply_is_unused",
         "task",
         "timed_out",
     )
@@ -77,6 +79,7 @@ class Flight:
         self.lent: Lent | None = None
         self.released = False
         self.reply: Segment | None = None
+        self.reply_is_unused = False  #: as the answer came in the message
         self.place: Place | None = None
         self.timed_out = False
         #: Of its worker, in bytes, as far as somebody looked.
@@ -227,12 +230,12 @@ class RemoteCarrier:
         self._n_workers = capabilities.n_workers
         self._kind = kind_for(call.options.transport)
         self._n_slots = n_slots
-        self._job: JobRef
+        self._terms: bytes
         self._job_segment: Segment | None = None
         self._board: Board | None = None
         self._closure = _transport.Closure(self._kind if self._shared else None)
         self._sender = _transport.Sender(shared=self._shared, kind=self._kind)
-        self._log_level = logging.getLogger().getEffectiveLevel()
+        self._unused: list[Segment] = []  # of replies that were small, for the next ones as they are
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble
@@ -241,7 +244,16 @@ class RemoteCarrier:
 
     def open(self) -> None:
         """Pickle the function, and lay out the board."""
-        self._job = self._dump_job(owned=self._owned)
+        terms = CallTerms(
+            self._dump_job(owned=self._owned),
+            self._call.n_partitions,
+            self._call.options.seed,
+            self._call.want_frame,
+            exclusive=self._shared or self._owned,
+            log_level=logging.getLogger().getEffectiveLevel(),
+            may_leave=self._replaceable,
+        )
+        self._terms = pickle.dumps(terms, pickle.HIGHEST_PROTOCOL)
         with deferred:
             self._board = _board.take(self._n_slots) if self._shared else None
 
@@ -283,25 +295,26 @@ class RemoteCarrier:
         parcel, flight.lent = self._sender.parcel(partition)
         self.moving_seconds += time.perf_counter() - clock
         if self._shared:
-            flight.reply = _pages.take(self._kind, self._reply_bytes)
+            flight.reply = self._take_reply()
         if self._board is not None:
             flight.place = self._board.take()
+        reply = None if flight.reply is None else flight.reply.shared
         message = TaskMessage(
-            job=self._job,
-            parcel=parcel,
-            number=partition.index,
-            n_partitions=self._call.n_partitions,
-            attempt=flight.attempt,
-            rows=partition.rows,
-            seed=self._call.options.seed,
-            want_frame=self._call.want_frame,
-            reply=None if flight.reply is None else flight.reply.shared,
-            place=flight.place,
-            exclusive=self._shared or self._owned,
-            log_level=self._log_level,
-            may_leave=self._replaceable,
+            self._terms,
+            parcel,
+            partition.index,
+            flight.attempt,
+            partition.rows,
+            reply,
+            flight.place,
         )
         flight.task = Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+    def _take_reply(self) -> Segment:
+        """A segment that a large answer may fill."""
+        with contextlib.suppress(IndexError):
+            return self._unused.pop()
+        return _pages.take(self._kind, self._reply_bytes)
 
     def _load_empty(self, partition: Partition, attempt: int) -> Flight:
         """An empty frame of a stream is never sent: many functions fail on it, or lose dtypes."""
@@ -316,6 +329,7 @@ class RemoteCarrier:
             return cast("Answer", flight.future.result())
         reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
         flight.released, self._reply_bytes = reply.released, reply.stats.bytes_out
+        flight.reply_is_unused = _is_inline(reply)
         self._moved_bytes += reply.stats.bytes_in + reply.stats.bytes_out
         self.moving_seconds += reply.stats.transport_seconds / self._n_workers
         doing = "writing what the function printed"
@@ -351,7 +365,10 @@ class RemoteCarrier:
     def land(self, flight: Flight) -> None:
         """Free what it held: only now, since until now its worker might have written there."""
         if flight.reply is not None and not flight.reply.lent:
-            _pages.give_back(flight.reply)
+            if flight.reply_is_unused:
+                self._unused.append(flight.reply)
+            else:
+                _pages.give_back(flight.reply)
         if flight.lent is not None:
             flight.lent.close(released=flight.released)
         if flight.place is not None and self._board is not None:
@@ -374,6 +391,9 @@ class RemoteCarrier:
                 return
             board, self._board = self._board, None
         self._closure.close()
+        for segment in self._unused:
+            _pages.give_back(segment)
+        self._unused = []
         if board is not None:
             _board.put_away(board)
         if self._job_segment is not None:
@@ -393,6 +413,12 @@ def _working_folder() -> str | None:
         return os.getcwd()
     except OSError:
         return None  # it was deleted
+
+
+def _is_inline(reply: Reply) -> bool:
+    """Whether the answer came in the message, with nothing written elsewhere."""
+    what = reply.parcel or reply.blob
+    return reply.error is None and (what is None or _transport.is_inline(what))
 
 
 def _value(reply: Reply, flight: Flight) -> Any:

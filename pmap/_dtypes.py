@@ -9,7 +9,7 @@ import polars as pl
 from pmap.errors import UnsupportedDtypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["is_mappable", "refuse_unsupported"]
 
@@ -46,7 +46,7 @@ def _maps(dtype: pl.DataType) -> bool:
     return all(isinstance(leaf, _NESTED) or type(leaf) in _MAPPABLE for leaf in _leaves(dtype))
 
 
-def refuse_unsupported(schema: pl.Schema) -> None:
+def refuse_unsupported(columns: Iterable[pl.Series]) -> None:
     """Raise if a column can not leave this process.
 
     Raises
@@ -55,9 +55,10 @@ def refuse_unsupported(schema: pl.Schema) -> None:
         For `Object` columns (pointers into this process) and arrays of width 0 (which
         Polars can not read back), at any depth.
     """
-    for name, dtype in schema.items():
+    for column in columns:
+        dtype = column.dtype
         if type(dtype) not in _MAPPABLE:  # else it is fine, and most are
-            _refuse(name, dtype)
+            _refuse(column.name, dtype)
 
 
 def _refuse(name: str, dtype: pl.DataType) -> None:

@@ -9,8 +9,9 @@ inside ``with deferred:``, at whose end the interrupt comes. What takes long in 
 from __future__ import annotations
 
 import signal
-import threading
 from contextlib import ExitStack
+from threading import get_ident
+from threading import main_thread as _main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class _Deferred:
 
 
 def _in_main_thread() -> bool:
-    return threading.get_ident() == threading.main_thread().ident
+    return get_ident() == _main_thread().ident
 
 
 deferred = _Deferred()

@@ -120,6 +120,8 @@ class Looker:
 
 def _with_looks(usage: Usage, seen: list[Look]) -> Usage:
     """By time, not by number: a look that waits takes longer, so that there are fewer of them."""
+    if not seen:
+        return usage
     late = sum(seconds for seconds, has_waited in seen if has_waited)
     return usage._replace(looks=len(seen), looked=sum(seconds for seconds, _ in seen), late=late)
 

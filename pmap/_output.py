@@ -7,18 +7,17 @@ again. Past a bound, it goes to the worker's own streams, which are the terminal
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from pmap._wire import plain_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Recorder", "replay"]
+__all__ = ["recorder", "replay"]
 
 #: Most that is kept for one partition: characters, and log records.
 _MAX_KEPT = 16 * 1024 * 1024
@@ -91,16 +90,26 @@ def _plain(value: str | float | None) -> object:
 
 
 class Recorder:
-    """Keeps what one partition prints and logs, inside its block.
+    """Keeps what a partition prints and logs, inside its block; for one after the other.
 
     Not by a generator, which as a context manager fails on frozen exceptions of the user's.
     """
 
-    def __init__(self, log_level: int) -> None:
+    def __init__(self) -> None:
+        self._handler = _Handler(self)
+        self._streams = _Stream(self, "stdout"), _Stream(self, "stderr")
+        self._before: tuple[TextIO | None, TextIO | None, int]
+        self._log_level = logging.NOTSET
+        self._begin()
+
+    def at(self, log_level: int) -> Recorder:
+        """The same, for a caller whose root logger has that level."""
+        self._log_level = log_level
+        return self
+
+    def _begin(self) -> None:
         self._events: list[Event] = []
         self._room = _MAX_KEPT
-        self._log_level = log_level
-        self._end = contextlib.ExitStack()
 
     def keep(self, kind: str, what: object, size: int) -> bool:
         """Keep one event; ``False`` if there is no room."""
@@ -111,22 +120,34 @@ class Recorder:
         return True
 
     def __enter__(self) -> None:
-        root, handler = logging.getLogger(), _Handler(self)
-        level = root.level
-        root.addHandler(handler)
-        self._end.callback(root.removeHandler, handler)
-        if level != self._log_level:  # setting it empties the caches of all loggers
-            root.setLevel(self._log_level)
-            self._end.callback(root.setLevel, level)
-        self._end.enter_context(contextlib.redirect_stdout(_Stream(self, "stdout")))
-        self._end.enter_context(contextlib.redirect_stderr(_Stream(self, "stderr")))
+        root = logging.getLogger()
+        self._before = sys.stdout, sys.stderr, root.level
+        root.addHandler(self._handler)
+        _set_level(root, self._log_level)
+        if any(stream.closed for stream in self._streams):  # by the function
+            self._streams = _Stream(self, "stdout"), _Stream(self, "stderr")
+        sys.stdout, sys.stderr = self._streams
 
     def __exit__(self, *_: object) -> None:
-        self._end.close()
+        root = logging.getLogger()
+        sys.stdout, sys.stderr, level = self._before
+        root.removeHandler(self._handler)
+        _set_level(root, level)
 
-    def events(self) -> tuple[Event, ...]:
-        """What was kept, in order."""
-        return tuple(self._events)
+    def take(self) -> tuple[Event, ...]:
+        """What was kept, in order; it is kept no longer."""
+        events = tuple(self._events)
+        self._begin()
+        return events
+
+
+#: A process has its streams once; whoever uses it has the process to itself.
+recorder = Recorder()
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    if logger.level != level:  # setting it empties the caches of all loggers
+        logger.setLevel(level)
 
 
 def replay(events: Iterable[Event]) -> None:

@@ -44,7 +44,8 @@ _LOOKAHEAD = 4
 _MAX_BREAKS = 3
 #: Copies of a partition that are there while it is in flight: sent, at work, and come back.
 _COPIES = 3
-
+#: Partitions up to this size need no room worth asking for: bytes.
+_SMALL = 64 * 1024
 #: Of partitions from this size on one is ready for workers that finish, and no more: bytes. It is
 #: copied in less time than they take, and each more would only take up memory.
 _LARGE = 8 * 1024 * 1024
@@ -205,6 +206,8 @@ class Run:
 
     def _has_room_for(self, partition: Partition) -> bool:
         """Whether memory is enough for one more in flight; one alone always has a try."""
+        if partition.n_bytes <= _SMALL:
+            return True
         if partition.n_bytes >= _LARGE and len(self._flights) > self._n_at_work:
             return False
         in_flight = sum(flight.partition.n_bytes for flight in self._flights)
@@ -216,9 +219,10 @@ class Run:
         return self._newest - self.head >= _LOOKAHEAD * self._window
 
     def _submit(self, partition: Partition, attempt: int) -> None:
-        owns_workers = self._access.backend.capabilities.owns_workers
-        # Others may run the function right here, which Ctrl-C is to end.
-        with deferred if owns_workers and partition.rows else contextlib.nullcontext():
+        if self._access.backend.capabilities.owns_workers and partition.rows:
+            with deferred:
+                self._launch(partition, attempt)
+        else:  # which may run the function right here, and Ctrl-C is to end it
             self._launch(partition, attempt)
 
     def _launch(self, partition: Partition, attempt: int) -> None:

@@ -206,16 +206,12 @@ class Segment:
 
     def renew(self) -> None:
         """Make another segment of it, with the same pages: who knows the old one finds it gone."""
-        self.token = next(_tokens)
+        #: How a worker on this machine opens it.
+        self.shared = Shared(self._name or f"/proc/{self._pid}/fd/{self._fd}", next(_tokens))
         try:
-            os.pwrite(self._fd, _HEADER.pack(_MARK, self.token), 0)
+            os.pwrite(self._fd, _HEADER.pack(_MARK, self.shared.token), 0)
         except OSError as exc:
             raise no_room(exc, f"write {_HEADER.size} bytes") from exc
-
-    @property
-    def shared(self) -> Shared:
-        """How a worker on this machine opens it."""
-        return Shared(self._name or f"/proc/{self._pid}/fd/{self._fd}", self.token)
 
     @property
     def n_bytes(self) -> int:

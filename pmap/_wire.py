@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ErrorInfo",
+    "CallTerms",
     "Job",
     "JobRef",
     "Message",
@@ -87,22 +88,28 @@ def digest_of(job: bytes | bytearray | memoryview) -> bytes:
     return hashlib.blake2b(job, digest_size=16).digest()
 
 
-class TaskMessage(NamedTuple):
-    """One attempt at one partition."""
+class CallTerms(NamedTuple):
+    """What all messages of a call have in common."""
 
     job: JobRef
-    parcel: Parcel
-    number: int
     n_partitions: int | None
-    attempt: int
-    rows: int
     seed: int | None
     want_frame: bool
-    reply: Shared | None
-    place: Place | None
     exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
     log_level: int
     may_leave: bool = False  #: the pool gets on without this worker
+
+
+class TaskMessage(NamedTuple):
+    """One attempt at one partition."""
+
+    terms: bytes  #: a pickled `CallTerms`, so that it is made and opened once
+    parcel: Parcel
+    number: int
+    attempt: int
+    rows: int
+    reply: Shared | None
+    place: Place | None
 
 
 class Message(Protocol):

@@ -16,7 +16,8 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import polars as pl
 
@@ -26,7 +27,7 @@ from pmap._context import PartitionInfo, depth, running
 from pmap._function import instantiate
 from pmap._gauge import Gauge, Usage
 from pmap._looker import QUICK_LOOKS, Looker
-from pmap._output import Recorder
+from pmap._output import recorder
 from pmap._standard import keep_open
 from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error, digest_of
 from pmap.errors import ResultTypeError, TransportError
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from pmap._board import Place
     from pmap._transport import Blob, Parcel, Pickled, Received, Unused
-    from pmap._wire import ErrorInfo, JobRef, Message
+    from pmap._wire import CallTerms, ErrorInfo, JobRef, Message
 
 __all__ = ["apply", "execute", "in_worker"]
 
@@ -156,14 +157,20 @@ def execute(payload: bytes) -> bytes:
     """Run one message; the answer as a pickled `Reply`."""
     global _depth  # noqa: PLW0603  counts tasks that have the process to themselves
     message: TaskMessage | Message = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
-    _depth += message.exclusive
+    task = _Attempt(message) if isinstance(message, TaskMessage) else message
+    _depth += task.exclusive
     _forgetter.begin()
     try:
-        reply = _Attempt(message).reply() if isinstance(message, TaskMessage) else message.run()
+        reply = task.run()
     finally:
-        _depth -= message.exclusive
+        _depth -= task.exclusive
         _forgetter.rest()
     return pickle.dumps(reply, pickle.HIGHEST_PROTOCOL)
+
+
+@lru_cache(maxsize=_KEPT_JOBS)
+def _terms(data: bytes) -> CallTerms:
+    return cast("CallTerms", pickle.loads(data))  # noqa: S301  from the pipe of our caller
 
 
 class _Attempt:
@@ -171,19 +178,20 @@ class _Attempt:
 
     def __init__(self, message: TaskMessage) -> None:
         self._message = message
+        self._terms = _terms(message.terms)
+        self.exclusive = self._terms.exclusive
         self._phase = "unpickling the function in the worker"
         self._loading_seconds = 0.0
         self._usage = Usage()
         self._unused: Unused | None = None
-        self._recorder = Recorder(message.log_level)
         self._received: Received | None = None
-        self._may_leave = message.may_leave and _jobs.has_any()
+        self._may_leave = self._terms.may_leave and _jobs.has_any()
 
-    def reply(self) -> Reply:
-        """Run it, whatever happens."""
+    def run(self) -> Reply:
+        """The answer, whatever happens."""
         started, clock = time.time(), time.perf_counter()
         place = self._message.place
-        if self._message.exclusive:
+        if self.exclusive:
             keep_open()
         if place is not None:
             refusal = _refusal(place, may_leave=self._may_leave)
@@ -192,7 +200,7 @@ class _Attempt:
                 return Reply(None, None, refusal, nothing)
         parcel, blob, error = None, None, None
         try:
-            parcel, blob = self._run()
+            parcel, blob = self._answer()
         except BaseException as exc:  # noqa: BLE001  PanicException and SystemExit are no Exception
             error = describe_error(exc, self._phase)
         seconds = self._usage.wall
@@ -214,14 +222,14 @@ class _Attempt:
         if place is not None:
             _board.mark_done(place)
         released = self._received is None or self._received.is_released()
-        output = self._recorder.events()
+        output = recorder.take() if self.exclusive else ()
         return Reply(parcel, blob, error, stats, output, released=released)
 
-    def _run(self) -> tuple[Parcel | None, Blob | None]:
-        message = self._message
-        with self._recorder if message.exclusive else contextlib.nullcontext():
+    def _answer(self) -> tuple[Parcel | None, Blob | None]:
+        terms = self._terms
+        with recorder.at(terms.log_level) if self.exclusive else contextlib.nullcontext():
             clock = time.perf_counter()
-            ready = _jobs.get(message.job)
+            ready = _jobs.get(terms.job)
             self._loading_seconds = time.perf_counter() - clock
             self._phase = "receiving the partition"
             frame, self._received = self._unpack()
@@ -243,21 +251,21 @@ class _Attempt:
             raise
 
     def _call(self, ready: _Ready, frame: pl.DataFrame) -> object:
-        message, measured = self._message, ready.gauge.measure()
+        message, terms, measured = self._message, self._terms, ready.gauge.measure()
         info = PartitionInfo(
-            message.number, message.n_partitions, message.attempt, message.rows, message.seed
+            message.number, terms.n_partitions, message.attempt, message.rows, terms.seed
         )
         here = os.getpid()
         try:
             with measured:
                 try:
-                    return apply(ready.function, frame, info, want_frame=message.want_frame)
+                    return apply(ready.function, frame, info, want_frame=terms.want_frame)
                 finally:
                     if os.getpid() != here:
                         _leave_fork()
         finally:
             self._usage = measured.usage
-            if message.exclusive:
+            if self.exclusive:
                 keep_open()  # before what it may have closed is opened again, for its result
 
     def _pack(self, result: object) -> tuple[Parcel | None, Blob | None]:

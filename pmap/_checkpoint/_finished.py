@@ -108,7 +108,7 @@ class Finished:
                 entry.rows,
                 entry.input,
                 hashlib.sha256(data).hexdigest(),
-                sorted_flags(frame),
+                sorted_flags(frame.get_columns()),
             )
             self._folder.write(entry.file, data)
         self._folder.append(JOURNAL, json.dumps(asdict(entry)).encode() + b"\n")
@@ -147,7 +147,7 @@ def _parsed(line: bytes) -> Entry:
 
 def _to_file(entry: Entry, frame: pl.DataFrame) -> bytes:
     try:
-        refuse_unsupported(frame.schema)
+        refuse_unsupported(frame.get_columns())
     except UnsupportedDtypeError as exc:
         raise CheckpointError(
             f"the result of {entry.where} can not be kept in a checkpoint: {exc}"

@@ -28,7 +28,7 @@ from pmap._joblib._body import (
 from pmap._joblib._memmaps import reduce_as_array
 from pmap._joblib._register import register_joblib_backend
 from pmap._joblib._workers import prepare
-from pmap._output import Recorder
+from pmap._output import recorder
 from pmap._segment import open_shared, refuse_if_full, write_at
 from pmap._size import estimate
 from pmap._standard import keep_open
@@ -86,10 +86,9 @@ class Batch(NamedTuple):
         keep_open()
         if not _board.mark_running(self.place, os.getpid()):
             return Answer(None)  # nobody waits for it any more
-        recorder = Recorder(self.log_level)
         phase = "preparing the worker"
         try:
-            with recorder:
+            with recorder.at(self.log_level):
                 _get_ready()
                 prepare(self.setup)
                 phase = "unpickling the tasks in the worker"
@@ -102,7 +101,7 @@ class Batch(NamedTuple):
             answer = Answer(None, describe_error(exc, phase, exits=True))
         _board.mark_done(self.place)
         _opened.end_batch()
-        return answer._replace(output=recorder.events())
+        return answer._replace(output=recorder.take())
 
 
 @cache

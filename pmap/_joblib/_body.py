@@ -112,7 +112,7 @@ class Layout:
         self.pieces += copier.pieces()
         self.size = copier.size
         rest = None if trees.rest is None else Inline(to_stream(trees.rest))
-        return trees.parcel(copier, places.places, rest)._replace(flags=sorted_flags(frame))
+        return trees.parcel(copier, places.places, rest)._replace(flags=sorted_flags(frame.get_columns()))
 
 
 def open_columns(columns: Columns, buffers: list[pa.Buffer]) -> pl.DataFrame:
@@ -192,13 +192,13 @@ def reduce_by_stream(data: pl.DataFrame | pl.Series) -> Reduced | None:
     if not streams(frame) or estimate(frame) <= INLINE_BYTES:
         return None
     opener = _from_stream if frame is data else _series_from_stream
-    return opener, (pickle.PickleBuffer(to_stream(frame)), sorted_flags(frame))
+    return opener, (pickle.PickleBuffer(to_stream(frame)), sorted_flags(frame.get_columns()))
 
 
 def streams(frame: pl.DataFrame) -> bool:
     """Whether Arrow IPC carries all of it: no Python objects."""
     try:
-        refuse_unsupported(frame.schema)
+        refuse_unsupported(frame.get_columns())
     except UnsupportedDtypeError:
         return False
     return True

@@ -36,7 +36,7 @@ module          one idea
 """
 
 from pmap._transport._closure import Closure, Pickled, load_pickled
-from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel
+from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel, is_inline
 from pmap._transport._receive import (
     Received,
     also_forget,
@@ -63,6 +63,7 @@ __all__ = [
     "also_forget",
     "forget_mapped",
     "has_mapped",
+    "is_inline",
     "load_blob",
     "load_pickled",
     "open_blob",

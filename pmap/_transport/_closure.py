@@ -96,7 +96,7 @@ class Closure:
         if copier.size > START:
             first.append(self._put(copier.pieces(), copier.size))
         rest = None if trees.rest is None else Inline(to_stream(trees.rest))
-        return trees.parcel(copier, first, rest)._replace(flags=sorted_flags(frame))
+        return trees.parcel(copier, first, rest)._replace(flags=sorted_flags(frame.get_columns()))
 
     def close(self) -> None:
         """The call is over."""

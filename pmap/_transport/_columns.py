@@ -170,11 +170,12 @@ def from_stream(data: bytes) -> pl.DataFrame:
     return pl.read_ipc_stream(data)
 
 
-def sorted_flags(frame: pl.DataFrame) -> Flags:
+def sorted_flags(columns: list[pl.Series]) -> Flags:
     """Columns known to be sorted: Arrow forgets it."""
+    all_flags = [column.flags for column in columns]
     return tuple(
         (index, flags["SORTED_DESC"])
-        for index, flags in enumerate(column.flags for column in frame.iter_columns())
+        for index, flags in enumerate(all_flags)
         if flags["SORTED_ASC"] or flags["SORTED_DESC"]
     )
 

@@ -21,6 +21,7 @@ __all__ = [
     "Shared",
     "Span",
     "Streamed",
+    "is_inline",
 ]
 
 #: Frames up to this size ride inside the message: tens of microseconds, where a segment
@@ -136,3 +137,8 @@ class Blob(NamedTuple):
     data: bytes | None
     place: Shared | None = None  #: it begins at the segment's start
     size: int = 0
+
+
+def is_inline(what: Parcel | Blob) -> bool:
+    """Whether all of it is in the message, and nothing in a segment."""
+    return isinstance(what, Inline) or (isinstance(what, Blob) and what.data is not None)

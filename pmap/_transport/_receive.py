@@ -20,7 +20,7 @@ from pmap._segment import (
     refuse_if_full,
     write_at,
 )
-from pmap._size import estimate
+from pmap._size import estimate_column
 from pmap._transport._columns import (
     assemble,
     from_stream,
@@ -235,8 +235,9 @@ def _write(reply: Shared, pieces: list[tuple[Any, int]]) -> None:
 
 def pack(frame: pl.DataFrame, reply: Shared | None, received: Received | None) -> Parcel:
     """A result: small ones inline, of large ones only the buffers that are new."""
-    refuse_unsupported(frame.schema)
-    flags, size = sorted_flags(frame), estimate(frame)
+    columns = frame.get_columns()
+    refuse_unsupported(columns)
+    flags, size = sorted_flags(columns), sum(map(estimate_column, columns))
     if reply is None or size <= INLINE_BYTES:
         return Inline(to_stream(frame), flags)
     if size <= INLINE_BYTES + COLUMN_BYTES * frame.width:

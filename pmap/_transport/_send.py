@@ -147,8 +147,9 @@ class Sender:
         """What to put into the message for `partition`, and what to hold meanwhile."""
         source = partition.source
         if source is not self._latest:
-            refuse_unsupported(source.schema)
-            self._latest, self._flags = source, sorted_flags(source)
+            columns = source.get_columns()
+            refuse_unsupported(columns)
+            self._latest, self._flags = source, sorted_flags(columns)
             self._files = cache(file_regions) if partition.source_bytes >= _FILE_BYTES else list
         frame, lent = partition.frame(), Lent()
         if not self._shared or partition.n_bytes <= INLINE_BYTES:
@@ -210,7 +211,7 @@ def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     shared = from_trees(trees.table.schema, copier.arrays, resolve)
     if trees.rest is not None:
         shared = shared.hstack(trees.rest).select(frame.columns)
-    return restore_flags(shared, sorted_flags(frame))
+    return restore_flags(shared, sorted_flags(frame.get_columns()))
 
 
 def put_blob(data: bytes, segment: Segment) -> Blob:
