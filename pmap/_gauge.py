@@ -6,11 +6,12 @@ Plain CPU time over wall-clock time says nothing on a busy machine.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pmap._clocks import cpu_clock, pool_seconds, system_seconds, waited_seconds
 
@@ -121,26 +122,20 @@ class Usage(NamedTuple):
         return (self.cpu + self.others) / max(1e-9, self.wall)
 
 
+    def plus(self, other: Usage) -> Usage:
+        """Of both together, as far as they were looked at."""
+        return Usage(*map(_sum, self, other))
+
+
 def total(usages: Iterable[Usage]) -> Usage:
     """Of several calls together, as far as they were looked at."""
-    found = list(usages)
-    return Usage(
-        sum(u.wall for u in found),
-        sum(u.cpu for u in found),
-        sum(u.others for u in found),
-        _sum(u.pool for u in found),
-        _sum(u.blocked for u in found),
-        sum(u.looks for u in found),
-        sum(u.looked for u in found),
-        sum(u.late for u in found),
-        sum(u.imported for u in found),
-        _sum(u.system for u in found),
-    )
+    return functools.reduce(Usage.plus, usages, Usage())
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+def _sum(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 class _Clocks:

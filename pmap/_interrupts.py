@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Stack", "deferred", "give_way"]
 
-#: The module itself makes an enumeration of the answer, which takes ten times as long as all else
+#: The module itself makes enumerations of the answers, which takes ten times as long as all else
 #: at the beginning of such a step.
 _of_system: Any = getattr(signal, "_signal", signal)
 _getsignal: Callable[[int], Any] = _of_system.getsignal
+_setsignal: Callable[[int, Any], Any] = _of_system.signal
 _SIGINT = int(signal.SIGINT)
 
 
@@ -71,11 +72,11 @@ class _Deferred:
         found = _getsignal(_SIGINT)
         if callable(found) and found != self._catch:
             self._handler = found
-            signal.signal(signal.SIGINT, self._catch)
+            _setsignal(_SIGINT, self._catch)
 
     def _uninstall(self) -> None:
         if self._holders == 0 and _getsignal(_SIGINT) == self._catch:
-            signal.signal(signal.SIGINT, self._handler)
+            _setsignal(_SIGINT, self._handler)
 
     def _catch(self, _: int, frame: FrameType | None) -> None:
         self._caught.append(frame)

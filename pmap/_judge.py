@@ -15,7 +15,7 @@ import polars as pl
 
 from pmap import _pools
 from pmap._figures import figures
-from pmap._gauge import Usage, total
+from pmap._gauge import Usage
 from pmap._pace import Pace
 from pmap._partition import SMALL_PARTITIONS
 from pmap._plan import default_process_backend
@@ -64,7 +64,7 @@ class _Seen(NamedTuple):
     n: int = 0
 
     def plus(self, usage: Usage, rows: int) -> _Seen:
-        return _Seen(total([self.usage, usage]), self.rows + rows, self.n + 1)
+        return _Seen(self.usage.plus(usage), self.rows + rows, self.n + 1)
 
     @property
     def seconds_a_row(self) -> float | None:
@@ -128,7 +128,7 @@ class Judge:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
         with self._lock:
             if not _imports_much(usage):
-                self._decide(total([self._seen.usage, usage]), rows, usage.wall)
+                self._decide(self._seen.usage.plus(usage), rows, usage.wall)
             return self.choice
 
     def note_elsewhere(self, outcome: Outcome) -> None:
