@@ -167,6 +167,10 @@ class Call:
             return
         finished = 0 if self._checkpoint is None else self._checkpoint.rows
         judge = Judge(self._work, finished, self._spec)
+        if judge.foresee():
+            self._explain(judge)
+            yield from self._elsewhere(stack, judge, self._leg(judge.choice), ordered=ordered)
+            return
         gate = Gate(self._work.partitions)
         ahead = Ahead(self._leg, gate, may_begin=self._may_begin_ahead)
         stack.callback(ahead.close)
@@ -180,11 +184,19 @@ class Call:
             yield outcome
         self._explain(judge)
         if gate.is_exhausted or judge.choice is None:
+            judge.learn()
             return
-        for outcome in self._run(stack, ahead.take(), ordered=ordered):
+        yield from self._elsewhere(stack, judge, ahead.take(), ordered=ordered)
+
+    def _elsewhere(
+        self, stack: contextlib.ExitStack, judge: Judge, leg: Leg, *, ordered: bool
+    ) -> Generator[Outcome]:
+        """What is left, where that is done fastest."""
+        began = time.perf_counter() - self._away
+        for outcome in self._run(stack, leg, ordered=ordered):
             judge.note_elsewhere(outcome)
             yield outcome
-        judge.learn()
+        judge.learn(time.perf_counter() - self._away - began)
 
     @property
     def _may_begin_ahead(self) -> bool:

@@ -235,7 +235,9 @@ class RemoteCarrier:
         self._board: Board | None = None
         self._closure = _transport.Closure(self._kind if self._shared else None)
         self._sender = _transport.Sender(shared=self._shared, kind=self._kind)
-        self._unused: list[Segment] = []  # of replies that were small, for the next ones as they are
+        self._unused: list[
+            Segment
+        ] = []  # of replies that were small, for the next ones as they are
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble

@@ -37,6 +37,7 @@ class Figures:
         self._start: dict[str, float] = {}
         self._bytes_per_second: float | None = None
         self._slowdown, self._slowdown_noted = 1.0, 0.0
+        self._missed: dict[str, float] = {}
 
     def start_seconds(self, backend: str) -> float:
         """Seconds until new workers of a backend are ready."""
@@ -45,6 +46,20 @@ class Figures:
     def knows_start(self, backend: str) -> bool:
         """Whether workers of a backend were started here before."""
         return backend in self._start
+
+    def missed(self, backend: str) -> float:
+        """Seconds that workers of a backend would have saved so far, had they been there."""
+        return self._missed.get(backend, 0.0)
+
+    def note_missed(self, backend: str, seconds: float) -> None:
+        """A call would have been so much faster on workers that are there."""
+        with self._lock:
+            self._missed[backend] = self.missed(backend) + max(0.0, seconds)
+
+    def forget_missed(self) -> None:
+        """Who stops the workers does not miss them."""
+        with self._lock:
+            self._missed.clear()
 
     @property
     def slowdown(self) -> float:
@@ -72,6 +87,7 @@ class Figures:
         with self._lock:
             before = self._start.get(backend, seconds)
             self._start[backend] = before + _NEWEST * (seconds - before)
+            self._missed.pop(backend, None)
 
     def note_slowdown(self, times: float) -> None:
         """The function took so many times longer in workers."""

@@ -121,7 +121,6 @@ class Usage(NamedTuple):
         """CPUs that were busy on average."""
         return (self.cpu + self.others) / max(1e-9, self.wall)
 
-
     def plus(self, other: Usage) -> Usage:
         """Of both together, as far as they were looked at."""
         return Usage(*map(_sum, self, other))

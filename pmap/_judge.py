@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import polars as pl
 
 from pmap import _pools
+from pmap._earlier import Earlier, Seen, forget, recall, remember
 from pmap._figures import figures
 from pmap._gauge import Usage
 from pmap._pace import Pace
@@ -47,6 +48,11 @@ _CHANCE = 0.3
 _IMPORTS_BY_THE_WAY = 2
 #: A share below is not worth a word.
 _WORTH_TELLING = 0.05
+#: What an earlier call has shown tells of partitions that are so many times larger or smaller, and
+#: counts as long as the function takes not so many times longer or shorter.
+_ALIKE, _STEADY = 4, 2
+
+_NOTHING = Seen(Usage())
 
 
 class _Way(NamedTuple):
@@ -54,21 +60,6 @@ class _Way(NamedTuple):
 
     name: str
     seconds: float
-
-
-class _Seen(NamedTuple):
-    """Calls of the function that tell of others: how many, what they used, for how many rows."""
-
-    usage: Usage = Usage()
-    rows: int = 0
-    n: int = 0
-
-    def plus(self, usage: Usage, rows: int) -> _Seen:
-        return _Seen(self.usage.plus(usage), self.rows + rows, self.n + 1)
-
-    @property
-    def seconds_a_row(self) -> float | None:
-        return self.usage.wall / self.rows if self.rows else None
 
 
 class Judge:
@@ -90,24 +81,34 @@ class Judge:
         rows = None if work.rows is None else work.rows - finished_rows
         self._pace = Pace(rows, work.count)
         self._lock = threading.Lock()
-        self._seen = _Seen()
+        self._seen = _NOTHING
         self._bytes_out = 0
-        self._elsewhere = _Seen()
+        self._elsewhere = _NOTHING
+        self._earlier: Earlier | None = None  #: that the choice was made by
         self._processes, self._why_processes = default_process_backend()
         self._pickling: float | None = None
         self._importing: float | None = None
         self._ways: list[_Way] = []
         self.choice: str | None = None  #: of a backend, once one is faster than the caller
+        self._has_seen_enough = False
+        self.is_ready = False  #: whether the choice could begin at once when it was made
 
     @property
     def may_leave(self) -> bool:
         """Whether there is anywhere to go."""
         return self._spec.n_workers > 1
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the choice can begin at once."""
-        return self.choice is not None and (self.choice == "threads" or self._is_warm(self.choice))
+    def foresee(self) -> bool:
+        """Choose by what an earlier call has shown; whether the choice can begin at once."""
+        earlier, rows, count = recall(self._work.function), self._work.rows, self._work.count
+        if not (earlier and rows and count and self.may_leave and _is_alike(earlier, rows / count)):
+            return False
+        self._earlier, self._seen, self._bytes_out = earlier, earlier.here, earlier.bytes_out
+        self._choose(earlier.here.usage, earlier.seconds_a_row * self._pace.rows_left())
+        if not self.is_ready:
+            self._earlier, self._seen, self._bytes_out = None, _NOTHING, 0
+            self.choice = None
+        return self.choice is not None
 
     def note(self, outcome: Outcome) -> None:
         """Take a partition into account, unless it was read from a checkpoint."""
@@ -119,10 +120,13 @@ class Judge:
                 self._pace.skip(rows)
                 return
             self._pace.note(rows, usage.wall)
+            if self._has_seen_enough:
+                return
             self._seen = self._seen.plus(usage, rows)
             if isinstance(outcome.value, pl.DataFrame):
                 self._bytes_out += estimate(outcome.value)
             self._decide(self._seen.usage)
+            self._has_seen_enough = self.choice is not None  # workers that start get in the way
 
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
@@ -136,29 +140,67 @@ class Judge:
         if outcome.stats is not None and outcome.stats.usage is not None:
             self._elsewhere = self._elsewhere.plus(outcome.stats.usage, outcome.partition.rows)
 
-    def learn(self) -> None:
-        """Note, for later calls, how much slower workers were than the caller alone."""
+    def learn(self, seconds: float = 0.0) -> None:
+        """Note for later calls what this one has shown: of the function, of workers, and of their lack.
+
+        Parameters
+        ----------
+        seconds
+            That the choice took, if one was made.
+        """
         here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
         if self.choice == self._processes and here and there:
             figures.note_slowdown(there / here)
+        took: dict[str, float] = {} if self._earlier is None else self._earlier.took
+        if self.choice is not None and self.is_ready and self._elsewhere.rows:
+            took = {**took, self.choice: seconds / self._elsewhere.rows}
+        if self._earlier is not None:
+            if _is_steady(self._earlier.elsewhere, self._elsewhere):
+                latest = self._earlier._replace(elsewhere=self._elsewhere, took=took)
+                remember(self._work.function, latest)
+            else:
+                forget(self._work.function)
+        elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
+            latest = Earlier(self._seen, self._elsewhere, self._bytes_out, took)
+            remember(self._work.function, _quicker(recall(self._work.function), latest))
+            if self.choice is None:
+                self._note_missed(latest)
+
+    def _note_missed(self, latest: Earlier) -> None:
+        """What workers would have saved, had they been there."""
+        left = latest.seconds_a_row * (self._work.rows or latest.here.rows)
+        caller = _Way("the caller", left)
+        for way in self._other_ways(latest.here.usage, left, 0, started=True):
+            if left - way.seconds > self._least_gain(caller, way):
+                figures.note_missed(way.name, left - way.seconds)
 
     def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:
         enough = _enough_seconds(usage, self._seen.n)
         if self.choice is not None or not self.may_leave or usage.wall < enough:
             return
-        left = self._pace.seconds_left(running_rows, running_seconds)
+        self._choose(usage, self._pace.seconds_left(running_rows, running_seconds), running_rows)
+
+    def _choose(self, usage: Usage, left: float, running_rows: int = 0) -> None:
         caller = _Way("the caller", left)
-        self._ways = [caller, *self._other_ways(usage, left, running_rows)]
+        others = self._other_ways(usage, left, running_rows)
+        if self._earlier is not None:  # what a way has taken says more than what it should take
+            took = {name: s * self._pace.rows_left() for name, s in self._earlier.took.items()}
+            others = [way._replace(seconds=took.get(way.name, way.seconds)) for way in others]
+        self._ways = [caller, *others]
         best = min(self._ways, key=lambda way: way.seconds)
         if best is not caller and left - best.seconds > self._least_gain(caller, best):
             self.choice = best.name
+            self.is_ready = best.name == "threads" or self._is_warm(best.name)
 
     def _least_gain(self, caller: _Way, best: _Way) -> float:
         known = self._is_warm(best.name) or figures.knows_start(best.name)
         share = _LEAST_SHARE if known else _LEAST_SHARE_UNKNOWN
         return max(_LEAST_SECONDS, share * caller.seconds)
 
-    def _other_ways(self, usage: Usage, left: float, running_rows: int) -> list[_Way]:
+    def _other_ways(
+        self, usage: Usage, left: float, running_rows: int, *, started: bool = False
+    ) -> list[_Way]:
+        """Threads and processes; as if they were there already, if `started`."""
         if usage.is_native:
             return []  # it has all cores already
         # cores that are busy can't be had twice
@@ -168,10 +210,12 @@ class Judge:
         if alone is not None:
             # what can be shared is never all shared while the others wait for their turn
             alone = max(0.0, alone - _CHANCE) / (1.0 - _CHANCE)
-            ways.append(self._way("threads", left, left * (alone + (1.0 - alone) * shared)))
+            there = left * (alone + (1.0 - alone) * shared)
+            ways.append(self._way("threads", left, there, started=started))
         if not _is_frozen():
             there = left * min(1.0, shared * figures.slowdown)
-            ways.append(self._way(self._processes, left, there, self._moving(running_rows)))
+            moving = self._moving(running_rows)
+            ways.append(self._way(self._processes, left, there, moving, started=started))
         return ways
 
     def _share_of_each(self, running_rows: int) -> float:
@@ -190,10 +234,13 @@ class Judge:
         back = self._bytes_out * rows_left / seen if seen else out
         return figures.move_seconds(out + back) + 2 * self._pickling
 
-    def _way(self, name: str, left: float, computing: float, moving: float = 0.0) -> _Way:
-        """The caller goes on with what is left while workers start."""
-        starting = 0.0 if self._is_warm(name) else self._starting(name)
-        busy = starting + computing * max(0.0, 1.0 - starting / max(1e-9, left))
+    def _way(
+        self, name: str, left: float, computing: float, moving: float = 0.0, *, started: bool
+    ) -> _Way:
+        """The caller goes on with what is left while workers start, which slows it down as they will."""
+        starting = 0.0 if started or self._is_warm(name) else self._starting(name)
+        meanwhile = starting / max(1e-9, left * figures.slowdown)
+        busy = starting + computing * max(0.0, 1.0 - meanwhile)
         return _Way(name, busy + moving + figures.call_seconds(name))
 
     def _starting(self, name: str) -> float:
@@ -202,7 +249,8 @@ class Judge:
             return figures.start_seconds(name)
         if self._importing is None:
             self._importing = import_seconds(self._work.function)
-        return figures.start_seconds(name) + self._importing
+        # who has missed workers again and again for as long as they take to start has paid for them
+        return max(0.0, figures.start_seconds(name) + self._importing - figures.missed(name))
 
     def _is_warm(self, name: str) -> bool:
         return _pools.is_warm(get_backend(name), self._spec)
@@ -211,10 +259,10 @@ class Judge:
     def reason(self) -> str:
         """The decision in a sentence, with its figures."""
         usage, n = self._seen.usage, self._pace.n_done
-        done = (
-            f"{n} partition{'' if n == 1 else 's'} took {usage.wall:.3f} s in the caller"
-            f"{_manner(usage)}"
-        )
+        what = f"{n} partition{'' if n == 1 else 's'}"
+        if self._earlier is not None:
+            what = f"{self._seen.rows:,} rows of an earlier call of the function"
+        done = f"{what} took {usage.wall:.3f} s in the caller{_manner(usage)}"
         if self.choice is None:
             why = (
                 "a frozen program has no Python for workers"
@@ -226,6 +274,25 @@ class Judge:
         name = self.choice
         why = f"; {name}: {self._why_processes}" if name == self._processes else ""
         return f"backend: auto: {done}; what was left: {ways}{why}"
+
+
+def _is_alike(earlier: Earlier, rows: float) -> bool:
+    """Whether partitions of so many rows are about as large as those that were seen."""
+    largest = max(earlier.here.largest, earlier.elsewhere.largest)
+    return rows <= _ALIKE * largest and largest <= _ALIKE * rows
+
+
+def _quicker(before: Earlier | None, now: Earlier) -> Earlier:
+    """Of two calls that took about as long, the one that less was in the way of."""
+    if before is None or not _is_steady(before.here, now.here):
+        return now
+    return min(before, now, key=lambda earlier: earlier.here.usage.wall / earlier.here.rows)
+
+
+def _is_steady(before: Seen, now: Seen) -> bool:
+    """Whether the function takes as long as it did, about; it may not have been there before."""
+    one, other = before.seconds_a_row, now.seconds_a_row
+    return one is None or other is None or 1 / _STEADY <= other / max(1e-12, one) <= _STEADY
 
 
 def _imports_much(usage: Usage) -> bool:

@@ -199,4 +199,4 @@ def _is_cold(target: object, spec: WorkerSpec) -> bool:
     if not isinstance(target, str) or "://" in target:
         return False
     factory = get_backend(target)
-    return not is_of_one_call(factory) and not _pools.is_warm(factory, spec)
+    return not is_of_one_call(factory) and not _pools.is_there(factory, spec)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pmap import _pages
 from pmap._background import start_helper
 from pmap._context import depth
+from pmap._figures import figures
 from pmap._interrupts import deferred
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     Key = tuple[BackendFactory, WorkerSpec, int]
 
-__all__ = ["discard", "is_warm", "lease", "prepare", "shutdown"]
+__all__ = ["discard", "is_there", "is_warm", "lease", "prepare", "shutdown"]
 
 
 @dataclass(eq=False)
@@ -74,8 +75,9 @@ class _Pools:
                 pool.users -= 1
                 pool.rested = time.monotonic()
 
-    def knows(self, key: Key) -> bool:
-        return key in self._pools
+    def find(self, key: Key) -> Backend | None:
+        pool = self._pools.get(key)
+        return None if pool is None else pool.backend
 
     def remove(self, wanted: Callable[[_Pool], bool]) -> None:
         """Close the pools that are `wanted`, outside the lock."""
@@ -139,9 +141,15 @@ def discard(backend: Backend) -> None:
     _pools.remove(lambda pool: pool.backend is backend)
 
 
+def is_there(factory: BackendFactory, spec: WorkerSpec) -> bool:
+    """Whether there is such a pool."""
+    return _pools.find((factory, spec, depth.get())) is not None
+
+
 def is_warm(factory: BackendFactory, spec: WorkerSpec) -> bool:
-    """Whether such a pool is there."""
-    return _pools.knows((factory, spec, depth.get()))
+    """Whether there is such a pool, and its workers have started."""
+    backend = _pools.find((factory, spec, depth.get()))
+    return backend is not None and getattr(backend, "is_ready", True)
 
 
 def shutdown() -> None:
@@ -154,6 +162,7 @@ def shutdown() -> None:
     """
     _pools.remove(lambda _: True)
     _pages.trim(0)
+    figures.forget_missed()
 
 
 atexit.register(shutdown)

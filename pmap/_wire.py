@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pmap._transport import Blob, Parcel, Pickled, Unused
 
 __all__ = [
-    "ErrorInfo",
     "CallTerms",
+    "ErrorInfo",
     "Job",
     "JobRef",
     "Message",

@@ -158,10 +158,10 @@ class Backend(Protocol):
 
     One that starts its workers itself may also have ``warm_up()``, which starts them and waits
     until they are ready, from whatever thread: ``backend="auto"`` calls it while the function
-    still runs in the caller. One whose workers somebody has to listen to may have ``attend(seconds)``
-    and ``leave()``: a call that waits for results calls the first, which listens until something was
-    heard or the time is over, or returns ``False`` if another thread does; and the second when it
-    does something else for a while.
+    still runs in the caller; and ``is_ready``, which says whether they are. One whose workers
+    somebody has to listen to may have ``attend(seconds)`` and ``leave()``: a call that waits for
+    results calls the first, which listens until something was heard or the time is over, or returns
+    ``False`` if another thread does; and the second when it does something else for a while.
     """
 
     @property

@@ -17,7 +17,7 @@ import pytest
 import workers
 
 import pmap
-from pmap import _plan
+from pmap import _judge, _plan
 from pmap._figures import Figures
 from pmap._weight import import_seconds, pickling_seconds
 
@@ -96,6 +96,80 @@ class TestWhereItGoes:
     def test_what_only_processes_can_goes_there(self, option):
         with pmap.config(**option):
             assert backend_of(workers.double) == _plan.default_process_backend()[0]
+
+
+@two_workers
+class TestWhatEarlierCallsHaveShown:
+    """A function that was judged before goes where it belongs at once, if that can begin at once."""
+
+    def test_the_next_call_begins_elsewhere(self):
+        def pids(work):
+            return set(pmap.iter_partitions(SMALL, lambda part: (work(part), os.getpid())[1]))
+
+        assert os.getpid() in pids(workers.spin)
+        assert os.getpid() not in pids(workers.spin)
+        assert "1,000 rows" not in str(pmap.last_report().plan)
+        assert "rows of an earlier call of the function" in str(pmap.last_report().plan)
+
+    def test_not_without_workers(self):
+        assert backend_of(workers.spin) != "serial"
+        pmap.shutdown()
+        pmap.map_partitions(SMALL, workers.spin)
+        assert "earlier call" not in str(pmap.last_report().plan)
+
+    def test_what_is_slower_or_quicker_than_it_was_is_measured_anew(self):
+        seconds = 0.05
+
+        def nap(part):
+            time.sleep(seconds)
+            return part
+
+        assert backend_of(nap) == "threads"
+        seconds = 0.005
+        assert backend_of(nap) == "threads"
+        assert "earlier call" in str(pmap.last_report().plan)
+        pmap.map_partitions(SMALL, nap)
+        assert "earlier call" not in str(pmap.last_report().plan)
+
+    def test_of_small_partitions_nothing_about_large_ones(self):
+        def nap(part):
+            time.sleep(0.05)
+            return part
+
+        assert backend_of(nap) == "threads"
+        pmap.map_partitions(LARGE, nap)
+        assert "earlier call" not in str(pmap.last_report().plan)
+
+    def test_of_one_decorated_function_nothing_about_another(self):
+        def decorated(function):
+            def inner(part):
+                return function(part)
+
+            return inner
+
+        assert backend_of(decorated(workers.nap)) == "threads"
+        assert backend_of(decorated(workers.double)) == "serial"
+        assert backend_of(functools.partial(decorated(workers.nap))) == "threads"
+        assert backend_of(functools.partial(decorated(workers.double))) == "serial"
+
+    def test_who_misses_workers_again_and_again_gets_them(self, monkeypatch):
+        """Before they are there, no call waits for them."""
+        figures = Figures()
+        monkeypatch.setattr(_judge, "figures", figures)
+        processes = _plan.default_process_backend()[0]
+
+        def short(part):
+            end = time.thread_time() + 0.005
+            while time.thread_time() < end:
+                sum(range(100))
+            return part
+
+        backends = [backend_of(short)]
+        assert figures.missed(processes) > 0
+        while backends[-1] == "serial" and len(backends) < 100:
+            backends.append(backend_of(short))
+        assert backends[0] == "serial"
+        assert backends[-1] == processes
 
 
 @two_workers

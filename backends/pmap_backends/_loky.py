@@ -113,6 +113,12 @@ class LokyBackend:
         self._awaited: set[Future[Any]] = set()  # by threads that the program waits for at its end
         self._living.add(self)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether workers are there that can begin at once."""
+        with self._lock:
+            return bool(self._workers) and all(worker.ready.done() for worker in self._workers)
+
     def submit(self, task: Task) -> Future[Any]:
         """Give the task to a worker, start one for it, or let it wait."""
         item = Item(task)

@@ -119,6 +119,12 @@ class _ProcessPool:
         with self._changed:
             self._changed.wait_for(self._is_settled, timeout=_START_TIMEOUT)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether workers are there that can begin at once."""
+        with self._lock:
+            return bool(self._workers) and self._is_settled()
+
     def _is_settled(self) -> bool:
         return self._closed or all(worker.ready for worker in self._workers.values())
 

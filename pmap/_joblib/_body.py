@@ -112,7 +112,9 @@ class Layout:
         self.pieces += copier.pieces()
         self.size = copier.size
         rest = None if trees.rest is None else Inline(to_stream(trees.rest))
-        return trees.parcel(copier, places.places, rest)._replace(flags=sorted_flags(frame.get_columns()))
+        return trees.parcel(copier, places.places, rest)._replace(
+            flags=sorted_flags(frame.get_columns())
+        )
 
 
 def open_columns(columns: Columns, buffers: list[pa.Buffer]) -> pl.DataFrame:

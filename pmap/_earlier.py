@@ -1,0 +1,122 @@
+"""What earlier calls have shown of a function, so that the next need not find it out again.
+
+By its code: a lambda that is made anew for each call, or a partial with other arguments, is taken
+to be the same function. What is found otherwise is forgotten.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Any
+
+    from pmap._gauge import Usage
+
+__all__ = ["Earlier", "Seen", "forget", "recall", "remember"]
+
+#: Functions that are remembered.
+_KEPT = 64
+#: Functions inside functions that are looked at, one inside the other.
+_MAX_DEPTH = 4
+
+
+class Seen(NamedTuple):
+    """Calls that tell of others: how many, what they used, for how many rows, of how many at most."""
+
+    usage: Usage
+    rows: int = 0
+    n: int = 0
+    largest: int = 0
+
+    def plus(self, usage: Usage, rows: int) -> Seen:
+        """With one more."""
+        return Seen(self.usage.plus(usage), self.rows + rows, self.n + 1, max(self.largest, rows))
+
+    @property
+    def seconds_a_row(self) -> float | None:
+        """On the wall's clock."""
+        return self.usage.wall / self.rows if self.rows else None
+
+
+class Earlier(NamedTuple):
+    """An earlier call of a function.
+
+    Attributes
+    ----------
+    here, elsewhere
+        Of its partitions, those in the caller and the others.
+    bytes_out
+        Of the results of those in the caller.
+    took
+        Seconds a row that ways to do it took, by their names, where workers were there.
+    """
+
+    here: Seen
+    elsewhere: Seen
+    bytes_out: int
+    took: dict[str, float]
+
+    @property
+    def seconds_a_row(self) -> float:
+        """Of the caller; the first calls may have taken longer than is usual."""
+        rates = (self.here.seconds_a_row, self.elsewhere.seconds_a_row)
+        return min(rate for rate in rates if rate is not None)
+
+
+_lock = threading.Lock()
+_known: OrderedDict[Hashable, Earlier] = OrderedDict()
+
+
+def recall(function: Callable[..., Any]) -> Earlier | None:
+    """The latest call of a function, if it tells something."""
+    with _lock:
+        return _known.get(_key_of(function))
+
+
+def remember(function: Callable[..., Any], earlier: Earlier) -> None:
+    """Keep what a call has shown."""
+    key = _key_of(function)
+    with _lock:
+        _known[key] = earlier
+        _known.move_to_end(key)
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+
+
+def forget(function: Callable[..., Any]) -> None:
+    """It is not as it was."""
+    with _lock:
+        _known.pop(_key_of(function), None)
+
+
+def _key_of(function: object, depth: int = 0) -> Hashable:
+    """The code of a function, and of the functions that it was made with."""
+    if depth > _MAX_DEPTH:
+        return None
+    if isinstance(function, functools.partial):
+        with_it = [part for part in function.args if callable(part)]
+        return "partial", *(_key_of(part, depth + 1) for part in (function.func, *with_it))
+    if isinstance(function, types.MethodType):
+        return _key_of(function.__func__, depth + 1)
+    if isinstance(function, types.FunctionType):
+        return function.__code__, *(_key_of(part, depth + 1) for part in _enclosed(function))
+    return id(function if isinstance(function, type) else type(function))
+
+
+def _enclosed(function: types.FunctionType) -> list[object]:
+    """The functions in its closure, as those that a decorator got."""
+    found: list[object] = []
+    for cell in function.__closure__ or ():
+        try:
+            part = cell.cell_contents
+        except ValueError:
+            continue  # it is not filled yet
+        if callable(part):
+            found.append(part)
+    return found
