@@ -18,25 +18,44 @@ if TYPE_CHECKING:
 
     from pmap._gauge import Usage
 
-__all__ = ["Earlier", "Seen", "forget", "recall", "remember"]
+__all__ = ["Earlier", "Seen", "forget", "forget_all", "recall", "remember"]
 
 #: Functions that are remembered.
 _KEPT = 64
 #: Functions inside functions that are looked at, one inside the other.
 _MAX_DEPTH = 4
+#: Calls that go by what one has shown; if then the same is found again, twice as many.
+_TRUSTED = 3
 
 
 class Seen(NamedTuple):
-    """Calls that tell of others: how many, what they used, for how many rows, of how many at most."""
+    """Partitions that tell of others.
+
+    Attributes
+    ----------
+    usage
+        Of the function, for all of them.
+    rows, bytes_out
+        Of all of them, and of their results.
+    n, largest
+        How many they are, and the rows of the largest.
+    """
 
     usage: Usage
     rows: int = 0
+    bytes_out: int = 0
     n: int = 0
     largest: int = 0
 
-    def plus(self, usage: Usage, rows: int) -> Seen:
+    def plus(self, usage: Usage, rows: int, bytes_out: int = 0) -> Seen:
         """With one more."""
-        return Seen(self.usage.plus(usage), self.rows + rows, self.n + 1, max(self.largest, rows))
+        return Seen(
+            self.usage.plus(usage),
+            self.rows + rows,
+            self.bytes_out + bytes_out,
+            self.n + 1,
+            max(self.largest, rows),
+        )
 
     @property
     def seconds_a_row(self) -> float | None:
@@ -51,22 +70,36 @@ class Earlier(NamedTuple):
     ----------
     here, elsewhere
         Of its partitions, those in the caller and the others.
-    bytes_out
-        Of the results of those in the caller.
     took
         Seconds a row that ways to do it took, by their names, where workers were there.
+    choice
+        Where the others were run.
+    trusted
+        How many calls may go by it, and how many could at first: what was measured may have misled.
     """
 
     here: Seen
     elsewhere: Seen
-    bytes_out: int
     took: dict[str, float]
+    choice: str | None
+    trusted: tuple[int, int] = (0, 0)
 
     @property
     def seconds_a_row(self) -> float:
         """Of the caller; the first calls may have taken longer than is usual."""
         rates = (self.here.seconds_a_row, self.elsewhere.seconds_a_row)
         return min(rate for rate in rates if rate is not None)
+
+    def trusted_after(self, before: Earlier | None) -> Earlier:
+        """The same, with more calls that may go by it if it finds what was found before."""
+        found_again = before is not None and before.choice == self.choice
+        n = 2 * before.trusted[1] if before is not None and found_again else _TRUSTED
+        return self._replace(trusted=(n, n))
+
+    def used(self) -> Earlier:
+        """The same, after one more call that went by it."""
+        left, all_of_them = self.trusted
+        return self._replace(trusted=(left - 1, all_of_them))
 
 
 _lock = threading.Lock()
@@ -93,6 +126,12 @@ def forget(function: Callable[..., Any]) -> None:
     """It is not as it was."""
     with _lock:
         _known.pop(_key_of(function), None)
+
+
+def forget_all() -> None:
+    """As if nothing had been called."""
+    with _lock:
+        _known.clear()
 
 
 def _key_of(function: object, depth: int = 0) -> Hashable:

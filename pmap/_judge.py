@@ -53,6 +53,7 @@ _WORTH_TELLING = 0.05
 _ALIKE, _STEADY = 4, 2
 
 _NOTHING = Seen(Usage())
+_CALLER = "the caller"
 
 
 class _Way(NamedTuple):
@@ -60,6 +61,14 @@ class _Way(NamedTuple):
 
     name: str
     seconds: float
+
+
+class _Left(NamedTuple):
+    """What is to be done: seconds of a plain loop, rows, and partitions, if their number is known."""
+
+    seconds: float
+    rows: int
+    n: int | None
 
 
 class Judge:
@@ -82,7 +91,6 @@ class Judge:
         self._pace = Pace(rows, work.count)
         self._lock = threading.Lock()
         self._seen = _NOTHING
-        self._bytes_out = 0
         self._elsewhere = _NOTHING
         self._earlier: Earlier | None = None  #: that the choice was made by
         self._processes, self._why_processes = default_process_backend()
@@ -101,13 +109,15 @@ class Judge:
     def foresee(self) -> bool:
         """Choose by what an earlier call has shown; whether the choice can begin at once."""
         earlier, rows, count = recall(self._work.function), self._work.rows, self._work.count
-        if not (earlier and rows and count and self.may_leave and _is_alike(earlier, rows / count)):
+        if not (earlier and rows and count and self.may_leave):
             return False
-        self._earlier, self._seen, self._bytes_out = earlier, earlier.here, earlier.bytes_out
-        self._choose(earlier.here.usage, earlier.seconds_a_row * self._pace.rows_left())
+        if not (earlier.trusted[0] and _is_alike(earlier, rows / count)):
+            return False
+        self._earlier, self._seen = earlier, earlier.here
+        rows = self._pace.rows_left()
+        self._choose(earlier.here.usage, _Left(earlier.seconds_a_row * rows, rows, count))
         if not self.is_ready:
-            self._earlier, self._seen, self._bytes_out = None, _NOTHING, 0
-            self.choice = None
+            self._earlier, self._seen, self.choice = None, _NOTHING, None
         return self.choice is not None
 
     def note(self, outcome: Outcome) -> None:
@@ -122,9 +132,9 @@ class Judge:
             self._pace.note(rows, usage.wall)
             if self._has_seen_enough:
                 return
-            self._seen = self._seen.plus(usage, rows)
-            if isinstance(outcome.value, pl.DataFrame):
-                self._bytes_out += estimate(outcome.value)
+            is_frame = isinstance(outcome.value, pl.DataFrame)
+            bytes_out = estimate(outcome.value) if is_frame else 0
+            self._seen = self._seen.plus(usage, rows, bytes_out)
             self._decide(self._seen.usage)
             self._has_seen_enough = self.choice is not None  # workers that start get in the way
 
@@ -151,97 +161,108 @@ class Judge:
         here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
         if self.choice == self._processes and here and there:
             figures.note_slowdown(there / here)
-        took: dict[str, float] = {} if self._earlier is None else self._earlier.took
+        took: dict[str, float] = {}
         if self.choice is not None and self.is_ready and self._elsewhere.rows:
-            took = {**took, self.choice: seconds / self._elsewhere.rows}
+            took = {self.choice: seconds / self._elsewhere.rows}
         if self._earlier is not None:
-            if _is_steady(self._earlier.elsewhere, self._elsewhere):
-                latest = self._earlier._replace(elsewhere=self._elsewhere, took=took)
-                remember(self._work.function, latest)
-            else:
-                forget(self._work.function)
+            self._learn_again(self._earlier, took)
         elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
-            latest = Earlier(self._seen, self._elsewhere, self._bytes_out, took)
-            remember(self._work.function, _quicker(recall(self._work.function), latest))
+            latest = self._measured(took)
+            remember(self._work.function, latest)
             if self.choice is None:
                 self._note_missed(latest)
 
+    def _learn_again(self, earlier: Earlier, took: dict[str, float]) -> None:
+        """Of a call that went by an earlier one."""
+        if _is_steady(earlier.elsewhere, self._elsewhere):
+            latest = earlier.used()._replace(elsewhere=self._elsewhere)
+            remember(self._work.function, latest._replace(took={**earlier.took, **took}))
+        else:
+            forget(self._work.function)
+
+    def _measured(self, took: dict[str, float]) -> Earlier:
+        """What was measured, and what that leaves of an earlier call."""
+        before, here = recall(self._work.function), self._seen
+        if before is not None and _is_steady(before.here, here):
+            took = {**before.took, **took}
+            # of two that took about as long, the one that less was in the way of
+            here = min(before.here, here, key=lambda seen: seen.usage.wall / seen.rows)
+        latest = Earlier(here, self._elsewhere, took, self.choice)
+        return latest.trusted_after(before)
+
     def _note_missed(self, latest: Earlier) -> None:
         """What workers would have saved, had they been there."""
-        left = latest.seconds_a_row * (self._work.rows or latest.here.rows)
-        caller = _Way("the caller", left)
-        for way in self._other_ways(latest.here.usage, left, 0, started=True):
-            if left - way.seconds > self._least_gain(caller, way):
-                figures.note_missed(way.name, left - way.seconds)
+        rows = self._work.rows or latest.here.rows
+        left = _Left(latest.seconds_a_row * rows, rows, self._work.count)
+        for way in self._other_ways(latest.here.usage, left, started=True):
+            if left.seconds - way.seconds > self._least_gain(left, way):
+                figures.note_missed(way.name, left.seconds - way.seconds)
 
     def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:
         enough = _enough_seconds(usage, self._seen.n)
         if self.choice is not None or not self.may_leave or usage.wall < enough:
             return
-        self._choose(usage, self._pace.seconds_left(running_rows, running_seconds), running_rows)
+        left = _Left(
+            self._pace.seconds_left(running_rows, running_seconds),
+            self._pace.rows_left(running_rows),
+            self._pace.n_left(running=running_rows > 0),
+        )
+        self._choose(usage, left)
 
-    def _choose(self, usage: Usage, left: float, running_rows: int = 0) -> None:
-        caller = _Way("the caller", left)
-        others = self._other_ways(usage, left, running_rows)
+    def _choose(self, usage: Usage, left: _Left) -> None:
+        others = self._other_ways(usage, left)
         if self._earlier is not None:  # what a way has taken says more than what it should take
-            took = {name: s * self._pace.rows_left() for name, s in self._earlier.took.items()}
+            took = {name: seconds * left.rows for name, seconds in self._earlier.took.items()}
             others = [way._replace(seconds=took.get(way.name, way.seconds)) for way in others]
-        self._ways = [caller, *others]
+        self._ways = [_Way(_CALLER, left.seconds), *others]
         best = min(self._ways, key=lambda way: way.seconds)
-        if best is not caller and left - best.seconds > self._least_gain(caller, best):
+        if best.name != _CALLER and left.seconds - best.seconds > self._least_gain(left, best):
             self.choice = best.name
             self.is_ready = best.name == "threads" or self._is_warm(best.name)
 
-    def _least_gain(self, caller: _Way, best: _Way) -> float:
+    def _least_gain(self, left: _Left, best: _Way) -> float:
         known = self._is_warm(best.name) or figures.knows_start(best.name)
         share = _LEAST_SHARE if known else _LEAST_SHARE_UNKNOWN
-        return max(_LEAST_SECONDS, share * caller.seconds)
+        return max(_LEAST_SECONDS, share * left.seconds)
 
-    def _other_ways(
-        self, usage: Usage, left: float, running_rows: int, *, started: bool = False
-    ) -> list[_Way]:
+    def _other_ways(self, usage: Usage, left: _Left, *, started: bool = False) -> list[_Way]:
         """Threads and processes; as if they were there already, if `started`."""
         if usage.is_native:
             return []  # it has all cores already
         # cores that are busy can't be had twice
-        shared = max(self._share_of_each(running_rows), usage.cores / cpu_count())
+        shared = max(self._share_of_each(left.n), usage.cores / cpu_count())
         ways: list[_Way] = []
         alone = usage.alone_share
         if alone is not None:
             # what can be shared is never all shared while the others wait for their turn
             alone = max(0.0, alone - _CHANCE) / (1.0 - _CHANCE)
-            there = left * (alone + (1.0 - alone) * shared)
+            there = left.seconds * (alone + (1.0 - alone) * shared)
             ways.append(self._way("threads", left, there, started=started))
         if not _is_frozen():
-            there = left * min(1.0, shared * figures.slowdown)
-            moving = self._moving(running_rows)
-            ways.append(self._way(self._processes, left, there, moving, started=started))
+            there = left.seconds * min(1.0, shared * figures.slowdown) + self._moving(left.rows)
+            ways.append(self._way(self._processes, left, there, started=started))
         return ways
 
-    def _share_of_each(self, running_rows: int) -> float:
+    def _share_of_each(self, n_left: int | None) -> float:
         """Of what is left, that one of several workers does: whole partitions."""
         workers = self._spec.n_workers
-        left = self._pace.n_left(running=running_rows > 0)
-        return -(-left // workers) / left if left else 1 / workers
+        return -(-n_left // workers) / n_left if n_left else 1 / workers
 
-    def _moving(self, running_rows: int) -> float:
-        """Seconds for the function, the partitions that are left, and their results."""
+    def _moving(self, rows: int) -> float:
+        """Seconds for the function, so many rows, and their results."""
         if self._pickling is None:
             self._pickling = pickling_seconds(self._work.function)
-        rows_left = self._pace.rows_left(running_rows)
-        out = self._work.total * rows_left / max(1, self._work.rows or 0)
-        seen = self._seen.rows  # what came of them tells, else as much as goes
-        back = self._bytes_out * rows_left / seen if seen else out
+        out = self._work.total * rows / max(1, self._work.rows or 0)
+        seen = self._seen  # what came of them tells, else as much as goes
+        back = seen.bytes_out * rows / seen.rows if seen.rows else out
         return figures.move_seconds(out + back) + 2 * self._pickling
 
-    def _way(
-        self, name: str, left: float, computing: float, moving: float = 0.0, *, started: bool
-    ) -> _Way:
+    def _way(self, name: str, left: _Left, there: float, *, started: bool) -> _Way:
         """The caller goes on with what is left while workers start, which slows it down as they will."""
         starting = 0.0 if started or self._is_warm(name) else self._starting(name)
-        meanwhile = starting / max(1e-9, left * figures.slowdown)
-        busy = starting + computing * max(0.0, 1.0 - meanwhile)
-        return _Way(name, busy + moving + figures.call_seconds(name))
+        meanwhile = starting / max(1e-9, left.seconds * figures.slowdown)
+        busy = starting + there * max(0.0, 1.0 - meanwhile)
+        return _Way(name, busy + figures.call_seconds(name))
 
     def _starting(self, name: str) -> float:
         """Seconds until new workers have what the function needs."""
@@ -280,13 +301,6 @@ def _is_alike(earlier: Earlier, rows: float) -> bool:
     """Whether partitions of so many rows are about as large as those that were seen."""
     largest = max(earlier.here.largest, earlier.elsewhere.largest)
     return rows <= _ALIKE * largest and largest <= _ALIKE * rows
-
-
-def _quicker(before: Earlier | None, now: Earlier) -> Earlier:
-    """Of two calls that took about as long, the one that less was in the way of."""
-    if before is None or not _is_steady(before.here, now.here):
-        return now
-    return min(before, now, key=lambda earlier: earlier.here.usage.wall / earlier.here.rows)
 
 
 def _is_steady(before: Seen, now: Seen) -> bool:
@@ -331,4 +345,4 @@ def _manner(usage: Usage) -> str:
 
 
 def _place(name: str) -> str:
-    return name if name in {"the caller", "threads"} else f"{name} workers"
+    return name if name in {_CALLER, "threads"} else f"{name} workers"
