@@ -20,7 +20,7 @@ from pmap import _segment, _worker
 from pmap._segment import Segment, Shared, open_shared
 from pmap._transport import Blob
 from pmap._transport._parcel import Inline
-from pmap._wire import JobRef, TaskMessage, digest_of
+from pmap._wire import CallTerms, JobRef, TaskMessage, digest_of
 from pmap.errors import TransportError
 
 ROOT = Path(__file__).parent.parent
@@ -103,7 +103,7 @@ class TestSegments:
                 assert fd > 2
             with (
                 pytest.raises(TransportError, match="can not open"),
-                open_shared(Shared(str(link), segment.token)),
+                open_shared(Shared(str(link), segment.shared.token)),
             ):
                 pass
         finally:
@@ -236,6 +236,7 @@ UNPICKLED = {
     ("pmap/_wire.py", "_rebuild"): "an exception, inside an answer",
     ("pmap/_wire.py", "_dump_exception"): "what was pickled on the line before, to see if it opens",
     ("pmap/_worker.py", "_load"): "a job, whose digest came through the pipe",
+    ("pmap/_worker.py", "_terms"): "what a call's messages have in common, in each of them",
     ("pmap/_worker.py", "execute"): "the caller's message, from the pipe",
 }
 
@@ -278,20 +279,18 @@ class TestUnpickling:
 
 def message(job):
     """To a worker, as through its pipe."""
+    terms = CallTerms(
+        job, n_partitions=1, seed=None, want_frame=False, exclusive=False, log_level=30
+    )
     return pickle.dumps(
         TaskMessage(
-            job,
+            pickle.dumps(terms),
             Inline(b""),
             number=0,
-            n_partitions=1,
             attempt=0,
             rows=1,
-            seed=None,
-            want_frame=False,
             reply=None,
             place=None,
-            exclusive=False,
-            log_level=30,
         )
     )
 
