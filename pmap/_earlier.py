@@ -71,7 +71,7 @@ class Earlier(NamedTuple):
     here, elsewhere
         Of its partitions, those in the caller and the others.
     took
-        Seconds a row that ways to do it took, by their names, where workers were there.
+        Seconds a row that ways to do it took where workers were there, by their names and numbers.
     choice
         Where the others were run.
     trusted
@@ -80,7 +80,7 @@ class Earlier(NamedTuple):
 
     here: Seen
     elsewhere: Seen
-    took: dict[str, float]
+    took: dict[tuple[str, int], float]
     choice: str | None
     trusted: tuple[int, int] = (0, 0)
 

@@ -161,9 +161,9 @@ class Judge:
         here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
         if self.choice == self._processes and here and there:
             figures.note_slowdown(there / here)
-        took: dict[str, float] = {}
+        took: dict[tuple[str, int], float] = {}
         if self.choice is not None and self.is_ready and self._elsewhere.rows:
-            took = {self.choice: seconds / self._elsewhere.rows}
+            took[self.choice, self._spec.n_workers] = seconds / self._elsewhere.rows
         if self._earlier is not None:
             self._learn_again(self._earlier, took)
         elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
@@ -172,7 +172,7 @@ class Judge:
             if self.choice is None:
                 self._note_missed(latest)
 
-    def _learn_again(self, earlier: Earlier, took: dict[str, float]) -> None:
+    def _learn_again(self, earlier: Earlier, took: dict[tuple[str, int], float]) -> None:
         """Of a call that went by an earlier one."""
         if _is_steady(earlier.elsewhere, self._elsewhere):
             latest = earlier.used()._replace(elsewhere=self._elsewhere)
@@ -180,7 +180,7 @@ class Judge:
         else:
             forget(self._work.function)
 
-    def _measured(self, took: dict[str, float]) -> Earlier:
+    def _measured(self, took: dict[tuple[str, int], float]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
         before, here = recall(self._work.function), self._seen
         if before is not None and _is_steady(before.here, here):
@@ -212,13 +212,16 @@ class Judge:
     def _choose(self, usage: Usage, left: _Left) -> None:
         others = self._other_ways(usage, left)
         if self._earlier is not None:  # what a way has taken says more than what it should take
-            took = {name: seconds * left.rows for name, seconds in self._earlier.took.items()}
-            others = [way._replace(seconds=took.get(way.name, way.seconds)) for way in others]
+            others = [self._as_it_was(way, left, self._earlier) for way in others]
         self._ways = [_Way(_CALLER, left.seconds), *others]
         best = min(self._ways, key=lambda way: way.seconds)
         if best.name != _CALLER and left.seconds - best.seconds > self._least_gain(left, best):
             self.choice = best.name
             self.is_ready = best.name == "threads" or self._is_warm(best.name)
+
+    def _as_it_was(self, way: _Way, left: _Left, earlier: Earlier) -> _Way:
+        seconds = earlier.took.get((way.name, self._spec.n_workers))
+        return way if seconds is None else way._replace(seconds=seconds * left.rows)
 
     def _least_gain(self, left: _Left, best: _Way) -> float:
         known = self._is_warm(best.name) or figures.knows_start(best.name)
