@@ -7,6 +7,8 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from pmap import _pools
+from pmap._dtypes import refuse_unsupported
+from pmap._function import check_picklable
 from pmap._interrupts import deferred
 from pmap._registry import adopt, get_backend
 from pmap._resources import memory_of
@@ -17,14 +19,36 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from pmap._config import Options
+    from pmap._plan import Choice
     from pmap._schedule import Access
+    from pmap._work import Work
     from pmap.backend import Backend, BackendFactory, WorkerSpec
 
-__all__ = ["is_of_one_call", "open_access"]
+__all__ = ["is_of_one_call", "open_access", "start_ahead"]
 
 
 #: Options for which a partition must be stopped, and when.
 _LIMITS = {"timeout": "runs too long", "memory_limit": "takes too much memory"}
+
+
+def start_ahead(work: Work, options: Options, choice: Choice) -> None:
+    """Have the workers of a call start, if there are none, before all else is made ready for it.
+
+    Not those of a stream, which may need fewer; nor for what a checkpoint may have already.
+
+    Raises
+    ------
+    UnpicklableFunctionError, UnsupportedDtypeError
+        For what can not be sent to them.
+    """
+    if work.frame is None or options.checkpoint is not None or not _is_name(choice.target):
+        return
+    factory = get_backend(str(choice.target))
+    if hasattr(factory, "start_workers") and _pools.cold_since(factory, choice.spec) is not None:
+        check_picklable(work.function)
+        refuse_unsupported(work.frame.get_columns())
+        with deferred:
+            _pools.start(factory, choice.spec, options.idle_timeout)
 
 
 def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitStack) -> Access:
@@ -35,7 +59,7 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     ArgumentError
         When `timeout` or `memory_limit` is asked of a backend that can not stop a partition.
     """
-    named = isinstance(target, str) and "://" not in target
+    named = _is_name(target)
     factory: Any = get_backend(str(target)) if named else None
     access = (
         _OfOneCall(str(target), factory, spec, stack)
@@ -57,6 +81,11 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     if options.memory_limit is not None and memory_of(os.getpid()) is None:
         raise ArgumentError("memory_limit= needs /proc, which says what workers hold")
     return access
+
+
+def _is_name(target: object) -> bool:
+    """Whether it is of a backend, and no address."""
+    return isinstance(target, str) and "://" not in target
 
 
 def is_of_one_call(factory: object) -> bool:

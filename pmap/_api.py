@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import inspect
+import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Never, TypeVar, cast
 
 import polars as pl
 
+from pmap._access import start_ahead
 from pmap._arguments import refuse_foreign
-from pmap._call import Call
 from pmap._config import UNSET, Options, resolve
+from pmap._context import in_worker
 from pmap._dtypes import refuse_unsupported
 from pmap._forkguard import check_process
-from pmap._gather import gather
-from pmap._leg import Work
 from pmap._partition import Partition, Split, partitions_of_frame, partitions_of_stream
-from pmap._plan import requested_workers
+from pmap._plan import Choice, choose, requested_workers
 from pmap._resources import cpu_count
 from pmap._size import estimate
-from pmap._worker import in_worker
+from pmap._work import Work
 from pmap.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from polars._typing import SchemaDefinition
 
+    from pmap._call import Call
     from pmap._progress import ProgressCounts
     from pmap.backend import Backend
 
@@ -154,18 +154,9 @@ def map_partitions(  # noqa: PLR0913  the public face
     if options.check is not None:
         _check(frame, function, by)
         _check_sample(frame, function, options)
-    call = _prepare(
-        frame, function, by, options, want_frame=True, explicit_backend=backend is not UNSET
-    )
-    with contextlib.closing(call.outcomes(ordered=False)) as outcomes:
-        results = [
-            (outcome.partition.index, outcome.value)
-            for outcome in outcomes
-            if outcome.error is None
-        ]
-    if options.maintain_order:
-        results.sort(key=_index)
-    return gather(results, declared)
+    work = _work(frame, function, by, options, want_frame=True)
+    choice = choose(work, options, nested=in_worker() and backend is UNSET)
+    return _begin(work, options, choice).frame(declared)
 
 
 def iter_partitions(  # noqa: PLR0913  the public face
@@ -233,54 +224,46 @@ def iter_partitions(  # noqa: PLR0913  the public face
     )
     if isinstance(frame, pl.DataFrame) and frame.height == 0:
         options = _in_caller(options)
-    call = _prepare(
-        frame, function, by, options, want_frame=False, explicit_backend=backend is not UNSET
-    )
-    return _values(call, options)
+    work = _work(frame, function, by, options, want_frame=False)
+    choice = choose(work, options, nested=in_worker() and backend is UNSET)
+    return _values(work, options, choice)
 
 
-def _values(call: Call, options: Options) -> Generator[Any]:
-    with contextlib.closing(call.outcomes(ordered=options.maintain_order)) as outcomes:
-        for outcome in outcomes:
-            if outcome.error is None:
-                yield outcome.value
-            elif options.on_error == "return":
-                yield outcome.error
+def _values(work: Work, options: Options, choice: Choice) -> Generator[Any]:
+    yield from _begin(work, options, choice).values()
+
+
+def _begin(work: Work, options: Options, choice: Choice) -> Call:
+    """The call; what it needs is imported while its workers start, if they do."""
+    begun = time.perf_counter()
+    start_ahead(work, options, choice)
+    from pmap._call import Call  # noqa: PLC0415  as said
+
+    return Call(work, options, choice, begun)
 
 
 _MAP_ARGUMENTS = tuple(inspect.signature(map_partitions).parameters)
 _ITER_ARGUMENTS = tuple(inspect.signature(iter_partitions).parameters)
 
 
-def _index(result: tuple[int, Any]) -> int:
-    return result[0]
-
-
 def _in_caller(options: Options) -> Options:
     """A frame without rows is never sent anywhere."""
-    return replace(options, backend="serial", timeout=None)
+    return dataclasses.replace(options, backend="serial", timeout=None)
 
 
-def _prepare(  # noqa: PLR0913  the call, taken apart
-    frame: object,
-    function: object,
-    by: object,
-    options: Options,
-    *,
-    want_frame: bool,
-    explicit_backend: bool,
-) -> Call:
+def _work(
+    frame: object, function: object, by: object, options: Options, *, want_frame: bool
+) -> Work:
     _check(frame, function, by)
     call = cast("Callable[..., Any]", function)
     if isinstance(frame, pl.DataFrame):
         size = estimate(frame)
         parts = _partitions(frame, size, options)
         largest = max(part.n_bytes for part in parts)
-        work = Work(call, iter(parts), len(parts), frame.height, largest, size, want_frame)
-    else:
-        stream = partitions_of_stream(cast("Iterable[object]", frame))
-        work = Work(call, stream, None, None, 0, 0, want_frame)
-    return Call(work, options, explicit_backend=explicit_backend)
+        count, rows = len(parts), frame.height
+        return Work(call, iter(parts), frame, count, rows, largest, size, want_frame)
+    stream = partitions_of_stream(cast("Iterable[object]", frame))
+    return Work(call, stream, None, None, None, 0, 0, want_frame)
 
 
 def _partitions(frame: pl.DataFrame, size: int, options: Options) -> list[Partition]:

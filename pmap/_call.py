@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pmap._advice import _run
 from pmap._auto import Ahead, Gate
-from pmap._context import PartitionInfo
+from pmap._context import PartitionInfo, in_worker
 from pmap._failed import FailedPartition, attach
-from pmap._forkguard import note_fork_default, refuse_fork, start_method_of
 from pmap._function import check_picklable, name_of
+from pmap._gather import gather
 from pmap._interrupts import Stack
 from pmap._judge import Judge
 from pmap._leg import Leg
 from pmap._looker import Looker
-from pmap._plan import Plan, default_process_backend, plan_workers, requested_workers
+from pmap._plan import Plan, requested_workers
 from pmap._progress import Progress
 from pmap._report import Report, remember
 from pmap._resources import cpu_count
 from pmap._warn import warn
-from pmap._worker import in_worker
 from pmap.backend import Locality
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    import polars as pl
+
     from pmap._checkpoint import Checkpoint
     from pmap._config import Options
     from pmap._gauge import Usage
-    from pmap._leg import Work
     from pmap._partition import Partition
+    from pmap._plan import Choice
     from pmap._schedule import Outcome
+    from pmap._work import Work
 
 __all__ = ["Call"]
 
@@ -41,17 +42,14 @@ __all__ = ["Call"]
 class Call:
     """Work, on the backend that was asked for or that pays."""
 
-    def __init__(self, work: Work, options: Options, *, explicit_backend: bool) -> None:
+    def __init__(self, work: Work, options: Options, choice: Choice, begun: float) -> None:
         self._work = work
         self._options = options
-        self._spec, self._why = plan_workers(options, work.count, work.largest)
-        self._target, self._is_auto, reason = _choose(
-            options, nested=in_worker() and not explicit_backend
-        )
+        self._target, self._is_auto, self._spec, why, self._why = choice
         self._plan = Plan(
-            str(self._target), self._spec.n_workers, None, work.count, (reason, *self._why)
+            str(self._target), self._spec.n_workers, None, work.n_partitions, (why, *self._why)
         )
-        self._report = Report(self._plan)
+        self._report = Report(self._plan, begun)
         if self._is_auto:  # what could not run on a larger frame shall not seem to work on this one
             check_picklable(work.function)
         self._n_done = 0
@@ -60,12 +58,33 @@ class Call:
         self._checkpoint: Checkpoint | None = None
         self._resumed: tuple[str, ...] = ()  # for the report
 
+    def frame(self, declared: pl.Schema | None) -> pl.DataFrame:
+        """Run it, and put the results together."""
+        with contextlib.closing(self.outcomes(ordered=False)) as outcomes:
+            results = [
+                (outcome.partition.index, outcome.value)
+                for outcome in outcomes
+                if outcome.error is None
+            ]
+        if self._options.maintain_order:
+            results.sort(key=_index)
+        return gather(results, declared)
+
+    def values(self) -> Generator[Any]:
+        """Run it, and give what the function returned."""
+        with contextlib.closing(self.outcomes(ordered=self._options.maintain_order)) as outcomes:
+            for outcome in outcomes:
+                if outcome.error is None:
+                    yield outcome.value
+                elif self._options.on_error == "return":
+                    yield outcome.error
+
     def outcomes(self, *, ordered: bool) -> Generator[Outcome]:
         """Run it: the first error is raised, or all are noted, as `on_error` says."""
         remember(self._report)
         with Stack() as stack:
             stack.callback(self._report.finish)
-            progress = Progress(self._options.progress, self._work.count, self._work.rows)
+            progress = Progress(self._options.progress, self._work.n_partitions, self._work.rows)
             stack.callback(progress.close)
             self._open_checkpoint(stack)
             for outcome in stack.enter_context(
@@ -88,9 +107,9 @@ class Call:
         if self._options.checkpoint is None or in_worker():
             return
         work, partitions = self._work, None
-        if work.count is not None:
+        if work.n_partitions is not None:
             partitions = list(work.partitions)
-            self._work = replace(work, partitions=iter(partitions))
+            self._work = work._replace(partitions=iter(partitions))
         from pmap._checkpoint import Checkpoint  # noqa: PLC0415  for those who ask for one
 
         self._checkpoint = Checkpoint(self._options.checkpoint)
@@ -98,7 +117,7 @@ class Call:
         self._checkpoint.open(work.function, self._options, partitions)
         if self._checkpoint.n_finished:
             self._resumed = (self._checkpoint.reason,)
-            self._plan = replace(self._plan, why=(*self._plan.why, *self._resumed))
+            self._plan = self._plan._replace(why=(*self._plan.why, *self._resumed))
 
     def _check_threads(self, outcome: Outcome) -> None:
         """Whether the cap was in the worker's environment before it imported Polars."""
@@ -122,7 +141,7 @@ class Call:
             partition,
             PartitionInfo(
                 partition.index,
-                self._work.count,
+                self._work.n_partitions,
                 outcome.attempt,
                 partition.rows,
                 self._options.seed,
@@ -136,7 +155,7 @@ class Call:
     def _tell_skipped(self) -> None:
         failures = self._report.failures
         if failures and self._options.on_error == "skip":
-            of = "" if self._work.count is None else f" of {self._work.count}"
+            of = "" if self._work.n_partitions is None else f" of {self._work.n_partitions}"
             warn(
                 f"{len(failures)}{of} partitions failed and their rows are missing, the first because of "
                 f"{failures[0]!r}; pmap.last_report().failures has them all"
@@ -201,13 +220,13 @@ class Call:
     @property
     def _may_begin_ahead(self) -> bool:
         """A user's generator runs in the caller's thread alone, and a checkpoint is written there."""
-        return self._work.count is not None and self._checkpoint is None
+        return self._work.n_partitions is not None and self._checkpoint is None
 
     def _looker(
         self, stack: contextlib.ExitStack, judge: Judge, gate: Gate, ahead: Ahead
     ) -> Looker | None:
         """What looks at the function in the caller, if there is something to decide."""
-        if not judge.may_leave or self._work.count == 1:
+        if not judge.may_leave or self._work.n_partitions == 1:
             return None
 
         def look(usage: Usage) -> bool:
@@ -222,8 +241,8 @@ class Call:
 
     def _explain(self, judge: Judge) -> None:
         why = (judge.reason, *(self._why if judge.choice else ()), *self._resumed)
-        self._plan = replace(self._plan, why=why)
-        self._report.plan = replace(self._report.plan, why=self._plan.why)
+        self._plan = self._plan._replace(why=why)
+        self._report.plan = self._report.plan._replace(why=self._plan.why)
 
     def _leg(
         self,
@@ -231,7 +250,7 @@ class Call:
         partitions: Iterator[Partition] | None = None,
         looker: Looker | None = None,
     ) -> Leg:
-        work = self._work if partitions is None else replace(self._work, partitions=partitions)
+        work = self._work if partitions is None else self._work._replace(partitions=partitions)
         return Leg(
             target, work, self._spec, self._options, checkpoint=self._checkpoint, looker=looker
         )
@@ -246,20 +265,5 @@ class Call:
         self._report.moving_seconds += leg.moving_seconds
 
 
-def _choose(options: Options, *, nested: bool) -> tuple[object, bool, str]:
-    """The backend to begin with, whether pmap may change its mind, and why."""
-    target = options.backend
-    refuse_fork(target)
-    if nested:
-        return "serial", False, "backend: a map inside a map runs inside its worker"
-    method = start_method_of(target)
-    if method is not None:
-        return method, False, f"backend: pmap's own pool for a {method} context"
-    if target != "auto":
-        return target, False, "backend: as asked"
-    note_fork_default()
-    needs = (options.timeout, options.memory_limit, options.max_tasks_per_child)
-    if any(need is not None for need in needs):
-        name, reason = default_process_backend()
-        return name, False, f"backend: what was asked needs processes; {name}: {reason}"
-    return "serial", True, "backend: auto begins in the caller"
+def _index(result: tuple[int, Any]) -> int:
+    return result[0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -35,7 +34,7 @@ class _Unset:
 UNSET: Final[Any] = _Unset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Options:
     """All options and their built-in defaults.
 
@@ -163,6 +162,8 @@ _scope: ContextVar[dict[str, Any]] = ContextVar("pmap_config", default={})  # no
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint at the right name, or nothing."""
+    import difflib  # noqa: PLC0415  for those who err
+
     match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f": did you mean {match[0]}?" if match else ""
 

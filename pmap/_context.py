@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["PartitionInfo", "current_partition", "depth", "running"]
+__all__ = ["PartitionInfo", "current_partition", "depth", "in_worker", "running"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,14 @@ running: ContextVar[PartitionInfo | None] = ContextVar("pmap_partition", default
 #: How many mapped functions the present one is inside of: a map inside a map must not wait
 #: for a pool whose threads are all busy with the outer one.
 depth: ContextVar[int] = ContextVar("pmap_depth", default=0)
+
+#: Tasks that have this process to themselves, as in a worker: it is one in all of its threads.
+n_exclusive = 0
+
+
+def in_worker() -> bool:
+    """Whether this is a mapped function's process or thread: a map inside a map runs right here."""
+    return n_exclusive > 0 or running.get() is not None
 
 
 def current_partition() -> PartitionInfo | None:

@@ -26,8 +26,8 @@ from pmap._size import estimate
 from pmap._weight import import_seconds, pickling_seconds
 
 if TYPE_CHECKING:
-    from pmap._leg import Work
     from pmap._schedule import Outcome
+    from pmap._work import Work
     from pmap.backend import WorkerSpec
 
 __all__ = ["Judge"]
@@ -88,7 +88,7 @@ class Judge:
         self._work = work
         self._spec = spec
         rows = None if work.rows is None else work.rows - finished_rows
-        self._pace = Pace(rows, work.count)
+        self._pace = Pace(rows, work.n_partitions)
         self._lock = threading.Lock()
         self._seen = _NOTHING
         self._elsewhere = _NOTHING
@@ -108,7 +108,7 @@ class Judge:
 
     def foresee(self) -> bool:
         """Choose by what an earlier call has shown; whether the choice can begin at once."""
-        earlier, rows, count = recall(self._work.function), self._work.rows, self._work.count
+        earlier, rows, count = recall(self._work.function), self._work.rows, self._work.n_partitions
         if not (earlier and rows and count and self.may_leave):
             return False
         if not (earlier.trusted[0] and _is_alike(earlier, rows / count)):
@@ -193,7 +193,7 @@ class Judge:
     def _note_missed(self, latest: Earlier) -> None:
         """What workers would have saved, had they been there."""
         rows = self._work.rows or latest.here.rows
-        left = _Left(latest.seconds_a_row * rows, rows, self._work.count)
+        left = _Left(latest.seconds_a_row * rows, rows, self._work.n_partitions)
         for way in self._other_ways(latest.here.usage, left, started=True):
             if left.seconds - way.seconds > self._least_gain(left, way):
                 figures.note_missed(way.name, left.seconds - way.seconds)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pmap import _pools
 from pmap._access import is_of_one_call, open_access
@@ -18,7 +17,7 @@ from pmap._schedule import Run, in_order, window_of
 from pmap.backend import Locality
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Generator
 
     from pmap._carry import Carrier
     from pmap._checkpoint import Checkpoint
@@ -27,36 +26,10 @@ if TYPE_CHECKING:
     from pmap._partition import Partition
     from pmap._plan import Plan
     from pmap._schedule import Access, Outcome
+    from pmap._work import Work
     from pmap.backend import WorkerSpec
 
-__all__ = ["Leg", "Work"]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a call is to do.
-
-    Parameters
-    ----------
-    function
-        Of the user.
-    partitions
-        In their order; a stream is read when there is room.
-    count, rows
-        Of all partitions; ``None`` for a stream.
-    largest, total
-        Bytes of the largest partition, and of all; 0 for a stream.
-    want_frame
-        Whether results must be frames.
-    """
-
-    function: Callable[..., Any]
-    partitions: Iterator[Partition]
-    count: int | None
-    rows: int | None
-    largest: int
-    total: int
-    want_frame: bool
+__all__ = ["Leg"]
 
 
 class Leg:
@@ -92,8 +65,7 @@ class Leg:
         self._looker = looker
         self._stack = Stack()
         self._is_open = False
-        self._cold = False
-        self._opened = 0.0
+        self._cold_since: float | None = None
         self._carrier: Carrier
         self._run: Run
         self.access: Access
@@ -104,15 +76,19 @@ class Leg:
         if self._is_open:
             return
         self._is_open = True
-        self._cold = _is_cold(self._target, self._spec)
-        self._opened = time.time()
+        self._cold_since = _cold_since(self._target, self._spec)
         self.access = open_access(self._target, self._spec, self._options, self._stack)
         self._carrier = self._make_carrier(self.access)
         self._stack.callback(self._carrier.close)
         self._carrier.open()
         work, keep = self._work, None if self._checkpoint is None else self._checkpoint.keep
         self._run = Run(
-            work.partitions, self._carrier, self.access, self._options, count=work.count, keep=keep
+            work.partitions,
+            self._carrier,
+            self.access,
+            self._options,
+            count=work.n_partitions,
+            keep=keep,
         )
         # once more: a Ctrl-C may come between an error and its end
         self._stack.callback(self._run.stop)
@@ -145,14 +121,16 @@ class Leg:
             yield narrower(last)
 
     def _error_of(self, partition: Partition, options: Options) -> BaseException | None:
-        alone = Run(iter([partition]), self._carrier, self.access, options, count=self._work.count)
+        alone = Run(
+            iter([partition]), self._carrier, self.access, options, count=self._work.n_partitions
+        )
         (outcome,) = alone.outcomes()
         return outcome.error
 
     def _note_start(self, ready: float) -> None:
-        if self._cold:
-            self._cold = False
-            self.start_seconds = max(0.0, ready - self._opened)
+        if self._cold_since is not None:
+            self.start_seconds = max(0.0, ready - self._cold_since)
+            self._cold_since = None
             figures.note_start(self.access.name, self.start_seconds)
 
     @property
@@ -174,7 +152,7 @@ class Leg:
 
     def _carrier_to(self, access: Access) -> Carrier:
         work = self._work
-        spec = CallSpec(work.function, self._options, work.count, work.want_frame)
+        spec = CallSpec(work.function, self._options, work.n_partitions, work.want_frame)
         capabilities = access.backend.capabilities
         if capabilities.locality is Locality.PROCESS:
             alone = capabilities.n_workers == 1
@@ -186,17 +164,16 @@ class Leg:
         """The plan with what the backend really is."""
         capabilities = self.access.backend.capabilities
         capped = self.access.spec is not None and capabilities.owns_workers
-        return replace(
-            plan,
+        return plan._replace(
             backend=self.access.name,
             n_workers=capabilities.n_workers,
             threads_per_worker=self._spec.threads if capped else None,
         )
 
 
-def _is_cold(target: object, spec: WorkerSpec) -> bool:
-    """Whether workers of this name have to be started."""
+def _cold_since(target: object, spec: WorkerSpec) -> float | None:
+    """Since when workers of this name start; ``None`` if they are there, or nobody starts any."""
     if not isinstance(target, str) or "://" in target:
-        return False
+        return None
     factory = get_backend(target)
-    return not is_of_one_call(factory) and not _pools.is_there(factory, spec)
+    return None if is_of_one_call(factory) else _pools.cold_since(factory, spec)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from pmap._forkguard import note_fork_default, refuse_fork, start_method_of
 from pmap._resources import available_memory, cpu_count
 from pmap.backend import WorkerSpec
 
 if TYPE_CHECKING:
     from pmap._config import Options
+    from pmap._work import Work
 
-__all__ = ["Plan", "default_process_backend", "plan_workers", "requested_workers"]
+__all__ = [
+    "Choice",
+    "Plan",
+    "choose",
+    "default_process_backend",
+    "plan_workers",
+    "requested_workers",
+]
 
 #: What a worker needs before any data: the interpreter, Polars, pyarrow. Bytes.
 _WORKER_BYTES = 150 * 1024 * 1024
@@ -21,8 +29,7 @@ _WORKER_BYTES = 150 * 1024 * 1024
 _COPIES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What was picked for a call, and why.
 
     Attributes
@@ -65,6 +72,59 @@ class Plan:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+class Choice(NamedTuple):
+    """Where a call begins, before anything is started.
+
+    Attributes
+    ----------
+    target : object
+        The backend: a name, or the user's own.
+    is_auto : bool
+        Whether pmap may go elsewhere from there.
+    spec : WorkerSpec
+        The workers, where they are pmap's to choose.
+    why, why_workers : tuple of str
+        A sentence for each choice.
+    """
+
+    target: object
+    is_auto: bool
+    spec: WorkerSpec
+    why: str
+    why_workers: tuple[str, ...]
+
+
+def choose(work: Work, options: Options, *, nested: bool) -> Choice:
+    """Where a call begins; `nested` is one inside a mapped function that names no backend.
+
+    Raises
+    ------
+    ForkRefusedError
+        When the backend that was asked for would fork this process.
+    """
+    spec, why_workers = plan_workers(options, work.n_partitions, work.largest)
+    target, is_auto, why = _choose_backend(options, nested=nested)
+    return Choice(target, is_auto, spec, why, why_workers)
+
+
+def _choose_backend(options: Options, *, nested: bool) -> tuple[object, bool, str]:
+    target = options.backend
+    refuse_fork(target)
+    if nested:
+        return "serial", False, "backend: a map inside a map runs inside its worker"
+    method = start_method_of(target)
+    if method is not None:
+        return method, False, f"backend: pmap's own pool for a {method} context"
+    if target != "auto":
+        return target, False, "backend: as asked"
+    note_fork_default()
+    needs = (options.timeout, options.memory_limit, options.max_tasks_per_child)
+    if any(need is not None for need in needs):
+        name, reason = default_process_backend()
+        return name, False, f"backend: what was asked needs processes; {name}: {reason}"
+    return "serial", True, "backend: auto begins in the caller"
 
 
 def requested_workers(n_jobs: int | None, cpus: int) -> tuple[int, str]:

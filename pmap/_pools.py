@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pmap import _pages
 from pmap._background import start_helper
 from pmap._context import depth
 from pmap._figures import figures
@@ -23,15 +22,18 @@ if TYPE_CHECKING:
 
     Key = tuple[BackendFactory, WorkerSpec, int]
 
-__all__ = ["discard", "is_there", "is_warm", "lease", "prepare", "shutdown"]
+__all__ = ["cold_since", "discard", "is_warm", "lease", "prepare", "shutdown", "start"]
 
 
-@dataclass(eq=False)
 class _Pool:
-    backend: Backend
-    idle_timeout: float
-    users: int = 0
-    rested: float = field(default_factory=time.monotonic)
+    """A backend, and who uses it."""
+
+    def __init__(self, backend: Backend, idle_timeout: float) -> None:
+        self.backend = backend
+        self.idle_timeout = idle_timeout
+        self.users = 0
+        self.rested = time.monotonic()
+        self.made: float | None = time.time()  #: seconds since the epoch, until a call has it
 
     def is_stale(self) -> bool:
         """Whether nobody has used it for as long as it may rest."""
@@ -55,11 +57,21 @@ class _Pools:
             pool = self._get(key, idle_timeout)
             pool.users += 1
             pool.idle_timeout = idle_timeout
+            pool.made = None
             return pool.backend
 
     def prepare(self, key: Key, idle_timeout: float) -> None:
         with self._lock:
             self._get(key, idle_timeout)
+
+    def start(self, key: Key, idle_timeout: float) -> None:
+        with self._lock:
+            known = self._pools.get(key)
+            if known is not None:
+                known.made = None  # a call that has failed since then
+                return
+            backend: Any = self._get(key, idle_timeout).backend
+        backend.start_workers()
 
     def _get(self, key: Key, idle_timeout: float) -> _Pool:
         if key not in self._pools:
@@ -78,6 +90,10 @@ class _Pools:
     def find(self, key: Key) -> Backend | None:
         pool = self._pools.get(key)
         return None if pool is None else pool.backend
+
+    def cold_since(self, key: Key) -> float | None:
+        pool = self._pools.get(key)
+        return time.time() if pool is None else pool.made
 
     def remove(self, wanted: Callable[[_Pool], bool]) -> None:
         """Close the pools that are `wanted`, outside the lock."""
@@ -113,6 +129,11 @@ def prepare(factory: BackendFactory, spec: WorkerSpec, idle_timeout: float) -> N
     _pools.prepare((factory, spec, depth.get()), idle_timeout)
 
 
+def start(factory: BackendFactory, spec: WorkerSpec, idle_timeout: float) -> None:
+    """Have the workers of a pool start, if there is no such pool yet; does not wait for them."""
+    _pools.start((factory, spec, depth.get()), idle_timeout)
+
+
 class lease:  # noqa: N801  a context manager; one made of a generator fails on frozen exceptions
     """A warm pool, made if there is none, for the time of the block."""
 
@@ -141,9 +162,12 @@ def discard(backend: Backend) -> None:
     _pools.remove(lambda pool: pool.backend is backend)
 
 
-def is_there(factory: BackendFactory, spec: WorkerSpec) -> bool:
-    """Whether there is such a pool."""
-    return _pools.find((factory, spec, depth.get())) is not None
+def cold_since(factory: BackendFactory, spec: WorkerSpec) -> float | None:
+    """When the workers of such a pool began to start, or would now; ``None`` if a call has had them.
+
+    Seconds since the epoch.
+    """
+    return _pools.cold_since((factory, spec, depth.get()))
 
 
 def is_warm(factory: BackendFactory, spec: WorkerSpec) -> bool:
@@ -161,7 +185,9 @@ def shutdown() -> None:
     >>> pmap.shutdown()
     """
     _pools.remove(lambda _: True)
-    _pages.trim(0)
+    pages = sys.modules.get("pmap._pages")
+    if pages is not None:  # else there was no call
+        pages.trim(0)
     figures.forget_missed()
 
 

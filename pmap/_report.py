@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
-
-from pmap._gauge import Usage
 
 if TYPE_CHECKING:
     from pmap._plan import Plan
@@ -47,7 +44,7 @@ class _Attempt(NamedTuple):
     def timing(self) -> tuple[Any, ...]:
         """As a row of `_TIMINGS`."""
         stats = self.stats
-        usage = stats.usage or Usage()
+        usage = stats.usage
         return (
             self.number,
             self.rows,
@@ -60,13 +57,12 @@ class _Attempt(NamedTuple):
             stats.bytes_out,
             self.attempt,
             stats.loading_seconds,
-            usage.cpu + usage.others,
-            usage.pool,
-            usage.blocked,
+            0.0 if usage is None else usage.cpu + usage.others,
+            None if usage is None else usage.pool,
+            None if usage is None else usage.blocked,
         )
 
 
-@dataclass(eq=False)
 class Report:
     """What happened in one call.
 
@@ -84,13 +80,14 @@ class Report:
         What failed and was skipped or returned, in the order of failing.
     """
 
-    plan: Plan
-    failures: list[BaseException] = field(default_factory=list[BaseException])
-    seconds: float = 0.0
-    start_seconds: float = 0.0
-    moving_seconds: float = 0.0
-    _attempts: list[_Attempt] = field(default_factory=list["_Attempt"], repr=False)
-    _begun: float = field(default_factory=time.perf_counter, repr=False)
+    def __init__(self, plan: Plan, begun: float) -> None:
+        self.plan = plan
+        self.failures: list[BaseException] = []
+        self.seconds = 0.0
+        self.start_seconds = 0.0
+        self.moving_seconds = 0.0
+        self._attempts: list[_Attempt] = []
+        self._begun = begun  # of `time.perf_counter`
 
     def add(self, outcome: Outcome) -> None:
         """Note one attempt at a partition."""
@@ -157,6 +154,9 @@ class Report:
                 f"  {len(self.failures)} partition(s) failed, the first: {self.failures[0]!r}"
             )
         return "\n".join([str(self.plan), *lines])
+
+    def __repr__(self) -> str:
+        return f"<Report: {self}>"
 
 
 _last: Report | None = None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import polars as pl
 
 from pmap._config import resolve
-from pmap._segment import kind_for
-from pmap._transport import share as put
 from pmap.errors import ArgumentError
 
 __all__ = ["share"]
@@ -46,4 +44,7 @@ def share(frame: pl.DataFrame) -> pl.DataFrame:
     """
     if not isinstance(frame, pl.DataFrame):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"share() takes a polars DataFrame, not a {type(frame).__qualname__}")
+    from pmap._segment import kind_for  # noqa: PLC0415  for those who share
+    from pmap._transport import share as put  # noqa: PLC0415  as above
+
     return put(frame, kind_for(resolve().transport))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 import polars as pl
 
-from pmap import _board, _transport
+from pmap import _board, _context, _transport
 from pmap._background import start_helper
 from pmap._context import PartitionInfo, depth, running
 from pmap._function import instantiate
@@ -39,19 +39,12 @@ if TYPE_CHECKING:
     from pmap._transport import Blob, Parcel, Pickled, Received, Unused
     from pmap._wire import CallTerms, ErrorInfo, JobRef, Message
 
-__all__ = ["apply", "execute", "in_worker"]
+__all__ = ["apply", "execute"]
 
 #: Functions that a worker keeps ready between calls.
 _KEPT_JOBS = 4
 #: Seconds of rest after which a worker unmaps its input.
 _FORGET_AFTER = 1.0
-
-_depth = 0
-
-
-def in_worker() -> bool:
-    """Whether this is a mapped function's process or thread: a map inside a map runs right here."""
-    return _depth > 0 or running.get() is not None
 
 
 def apply(
@@ -155,15 +148,14 @@ _jobs = _Jobs()
 
 def execute(payload: bytes) -> bytes:
     """Run one message; the answer as a pickled `Reply`."""
-    global _depth  # noqa: PLW0603  counts tasks that have the process to themselves
     message: TaskMessage | Message = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
     task = _Attempt(message) if isinstance(message, TaskMessage) else message
-    _depth += task.exclusive
+    _context.n_exclusive += task.exclusive
     _forgetter.begin()
     try:
         reply = task.run()
     finally:
-        _depth -= task.exclusive
+        _context.n_exclusive -= task.exclusive
         _forgetter.rest()
     return pickle.dumps(reply, pickle.HIGHEST_PROTOCOL)
 
@@ -361,7 +353,7 @@ class _Forgetter:
         while True:
             self._has_work.wait()
             self._has_work.clear()
-            while _depth > 0 or time.monotonic() - self._last < _FORGET_AFTER:
+            while _context.n_exclusive > 0 or time.monotonic() - self._last < _FORGET_AFTER:
                 time.sleep(_FORGET_AFTER / 2)
             _transport.forget_mapped()
             gc.collect()  # exceptions often hold their frames, and those the partition, in a ring

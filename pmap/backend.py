@@ -31,8 +31,8 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,8 +70,7 @@ class Locality(enum.Enum):
     CLUSTER = "a cluster"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What the core may rely on.
 
     Parameters
@@ -128,7 +127,6 @@ def _smaller(present: str, cap: int) -> int:
     return min(int(present), cap) if present.isdecimal() and int(present) > 0 else cap
 
 
-@dataclass(frozen=True, slots=True)
 class Task:
     """One partition's work: call it with no argument, anywhere, and return what it returns.
 
@@ -137,8 +135,11 @@ class Task:
     moves bytes by itself sends `payload` alone and calls `pmap.backend.execute`.
     """
 
-    run: Callable[[Any], Any] = field(repr=False)
-    payload: Any = field(repr=False)
+    __slots__ = ("payload", "run")
+
+    def __init__(self, run: Callable[[Any], Any], payload: Any) -> None:
+        self.run = run
+        self.payload = payload
 
     def __call__(self) -> Any:
         """Run the task here."""
@@ -156,7 +157,8 @@ def execute(payload: bytes) -> bytes:
 class Backend(Protocol):
     """Turns tasks into futures, and nothing else.
 
-    One that starts its workers itself may also have ``warm_up()``, which starts them and waits
+    One that starts its workers itself may also have ``start_workers()``, which begins to and waits
+    for nothing: a call makes all else ready meanwhile; and ``warm_up()``, which starts them and waits
     until they are ready, from whatever thread: ``backend="auto"`` calls it while the function
     still runs in the caller; and ``is_ready``, which says whether they are. One whose workers
     somebody has to listen to may have ``attend(seconds)`` and ``leave()``: a call that waits for

@@ -111,12 +111,12 @@ class WaitsForTheTask(Faulty):
 class HasOneWorker(Faulty):
     def __init__(self, spec):
         super().__init__(replace(spec, n_workers=1))
-        self.capabilities = replace(self.capabilities, n_workers=2)
+        self.capabilities = self.capabilities._replace(n_workers=2)
 
 
 class ChangesItsMind(Faulty):
     def submit(self, task):
-        self.capabilities = replace(self.capabilities, n_workers=3)
+        self.capabilities = self.capabilities._replace(n_workers=3)
         return super().submit(task)
 
 

@@ -235,16 +235,38 @@ def test_workers_go_on_while_the_caller_is_elsewhere(process_backend, tmp_path):
 
 # Imports.
 
-#: Of what Polars has not imported by itself, all that `import pmap` brings from outside the standard
-#: library. numpy, pyarrow, cloudpickle, joblib, loky, tqdm and distributed wait until they are needed.
-IMPORTED = {"pmap"}
+#: What is imported between `import pmap` and the start of the first worker, which waits for it.
+BEFORE_WORKERS = """
+    pmap pmap._access pmap._api pmap._arguments pmap._background pmap._clocks pmap._cloudpickled pmap._config
+    pmap._context pmap._dtypes pmap._figures pmap._forkguard pmap._function pmap._interrupts pmap._partition pmap._plan
+    pmap._pools pmap._registry pmap._resources pmap._size pmap._standard pmap._warn pmap._work pmap.backend
+    pmap.errors
+    pmap_backends pmap_backends._child pmap_backends._item pmap_backends._launch pmap_backends._life
+    pmap_backends._listen pmap_backends._processes
+"""
 
-#: Modules of pmap's own that wait.
+#: What workers import, before their first task.
+IN_WORKERS = """
+    pmap pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
+    pmap._gauge pmap._interrupts pmap._looker pmap._output pmap._pages pmap._resources pmap._segment pmap._size
+    pmap._standard pmap._transport pmap._transport._closure pmap._transport._columns pmap._transport._files
+    pmap._transport._needed pmap._transport._nodes pmap._transport._parcel pmap._transport._places
+    pmap._transport._receive pmap._transport._send pmap._transport._shelf pmap._transport._touched
+    pmap._transport._views pmap._wire pmap._worker pmap.errors
+    pmap_backends pmap_backends._child pmap_backends._life
+"""
+
+#: Modules of pmap's own that most programs never import.
 LATER = {
-    "pmap._advice",
-    "pmap._joblib",
-    *("pmap.__main__", "pmap.testing"),
-    *("pmap._bench", "pmap._checkpoint", "pmap._conformance", "pmap._demo"),
+    *("pmap._explain_api", "pmap._share", "pmap.__main__", "pmap.testing"),
+    *(
+        "pmap._advice",
+        "pmap._bench",
+        "pmap._checkpoint",
+        "pmap._conformance",
+        "pmap._demo",
+        "pmap._joblib",
+    ),
 }
 
 
@@ -256,13 +278,57 @@ def modules_after(code):
     return set(done.stdout.split())
 
 
-def test_import_brings_nothing_but_pmap():
-    found = {name.partition(".")[0] for name in modules_after("import pmap")}
-    assert found - set(sys.stdlib_module_names) == IMPORTED
+def test_import_brings_nothing():
+    assert modules_after("import pmap") == {"pmap"}
 
 
-def test_import_leaves_out_what_only_some_calls_need():
-    found = modules_after("import pmap")
+def test_its_names_bring_nothing_but_pmap():
+    """numpy, pyarrow, cloudpickle, joblib, loky, tqdm and distributed wait until they are needed."""
+    found = {name.partition(".")[0] for name in modules_after("from pmap import *")}
+    assert found - set(sys.stdlib_module_names) == {"pmap"}
+
+
+START = """
+import sys
+import polars as pl
+import pmap
+
+def imported(_=None):
+    return sorted(name for name in sys.modules if name.partition(".")[0] in {"pmap", "pmap_backends"})
+
+def note(event, _):
+    if event == "subprocess.Popen" and not before:
+        before.extend(imported())
+
+def of_worker(part):
+    return pl.DataFrame({"name": imported()})
+
+before = []
+sys.addaudithook(note)
+frame = pl.DataFrame({"x": range(100)})
+out = pmap.map_partitions(frame, of_worker, n_partitions=1, backend=sys.argv[1], n_jobs=1)
+print(*before)
+print(*out["name"])
+"""
+
+
+def test_workers_start_before_all_else_is_imported_and_import_what_they_need(own_pool):
+    done = subprocess.run(
+        [sys.executable, "-c", START, own_pool], check=True, capture_output=True, text=True
+    )
+    before, in_worker = (set(line.split()) for line in done.stdout.splitlines())
+    assert before == set(BEFORE_WORKERS.split())
+    assert in_worker == set(IN_WORKERS.split())
+
+
+SMALL_CALL = """
+import pmap
+pmap.map_partitions(polars.DataFrame({"x": [1]}), lambda part: part)
+"""
+
+
+def test_a_small_call_leaves_out_what_only_some_calls_need():
+    found = modules_after(SMALL_CALL)
     folder = Path(pmap.__file__).parent
     ours = {
         ".".join(("pmap", *path.relative_to(folder).with_suffix("").parts)).removesuffix(

@@ -269,7 +269,7 @@ def test_closing_line_is_honest() -> None:
 def test_plan_is_printed_below_its_own_indent() -> None:
     reasons = ("backend: " + "because " * 30, "workers: 2")
     plan = Plan("spawn", 2, 1, 8, reasons)
-    lines = _text.plan("auto", Report(plan)).splitlines()
+    lines = _text.plan("auto", Report(plan, 0.0)).splitlines()
     assert max(map(len, lines)) <= _text.WIDTH
     assert [line[:5] for line in lines[3:]] == ["  - b", "    b", "    b", "  - w"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import re
 import types
@@ -69,13 +70,23 @@ def test_public_docstrings_have_examples_that_run(thing):
 
 
 def test_all_is_complete_and_sorted():
-    names = [
-        name
-        for name, value in vars(pmap).items()
-        if not name.startswith("_")
-        and not (isinstance(value, types.ModuleType) and name not in {"backend", "errors"})
-    ]
+    """What is imported at the first use, and what type checkers and editors take for it."""
+    (promised,) = (
+        node
+        for node in ast.parse(Path(pmap.__file__).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+    )
+    names = {
+        alias.name: (statement.module or "").removeprefix("pmap").removeprefix(".") or alias.name
+        for statement in promised.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert names == pmap._HOMES
     assert sorted(names) == pmap.__all__
+    assert set(pmap.__all__) < set(dir(pmap))
+    with pytest.raises(AttributeError, match="map_partition'"):
+        _ = pmap.map_partition
 
 
 def test_the_tree_in_errors_is_complete():

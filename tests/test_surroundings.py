@@ -281,6 +281,7 @@ class TestLimits:
         """Not even one worker can be started: one error says so, and what to raise."""
         limit = f"""
 import loky, numpy, pyarrow, resource
+import pmap._call
 {QUERY}
 [pmap.get_backend(name) for name in ("spawn", "forkserver", "loky")]
 sys.argv[1] = os.open(sys.argv[1], os.O_WRONLY)

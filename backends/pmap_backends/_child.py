@@ -20,13 +20,13 @@ import sys
 import threading
 import time
 import warnings
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, NamedTuple
 
 from pmap_backends._life import LifeLine, end_with, keep_from_forks
 
 if TYPE_CHECKING:
     import resource
+    from multiprocessing.connection import Connection
 
 __all__ = [
     "ENDING",
@@ -37,6 +37,7 @@ __all__ = [
     "SHARED",
     "WAIT",
     "Ending",
+    "connection",
     "main",
     "polars_pool_runs",
     "reap",
@@ -62,9 +63,15 @@ _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 _GRACE = 0.5
 
 
+def connection(fd: int) -> Connection:
+    """A pipe between a worker and its pool."""
+    from multiprocessing.connection import Connection  # noqa: PLC0415  while the process starts
+
+    return Connection(fd)
+
+
 def main(role: str, fd: int, line: tuple[str, int] | None) -> None:
-    """Entry point of a fresh interpreter."""
-    gc.disable()  # while it imports, of which nothing is garbage
+    """Entry point of a fresh interpreter, whose garbage collector waits until all is imported."""
     life = None if line is None else LifeLine(*line)
     _serve(socket.socket(fileno=fd), life) if role == "server" else _work(fd, life)
 
@@ -78,7 +85,7 @@ def _work(fd: int, life: LifeLine | None) -> None:
     from pmap._worker import execute  # noqa: PLC0415  imports Polars: the watch starts first
 
     gc.enable()
-    pipe = Connection(fd)
+    pipe = connection(fd)
     try:
         pipe.send_bytes(READY + str(os.getpid()).encode())
         while True:
@@ -128,7 +135,7 @@ def _is_pool_thread(task: str) -> bool:
 def _serve(control: socket.socket, life: LifeLine | None) -> None:
     """Fork workers on request, until the control socket closes."""
     end_with(life)
-    _preload("pmap._worker", "cloudpickle")
+    _preload("pmap._worker", "cloudpickle", "multiprocessing.connection")
     # Python 3.12+ warns at a fork beside any thread; here there are the allocator's alone.
     warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     while True:
@@ -156,12 +163,12 @@ def _fork(control: socket.socket, fd: int, life: LifeLine | None) -> None:
     runs = polars_pool_runs()
     if runs is not False:
         why = _POOL_RUNS if runs else _NO_PROC
-        Connection(fd).send_bytes(REFUSED + why)
+        connection(fd).send_bytes(REFUSED + why)
         return
     try:
         pid = os.fork()
     except OSError as exc:
-        Connection(fd).send_bytes(REFUSED + f"the fork server can not fork: {exc}".encode())
+        connection(fd).send_bytes(REFUSED + f"the fork server can not fork: {exc}".encode())
         return
     if pid == 0:
         control.close()

@@ -13,18 +13,18 @@ import os
 import socket
 import subprocess
 import sys
-from multiprocessing import spawn
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Protocol
 
 from pmap._resources import tight_limits
 from pmap._standard import keep_open
 from pmap.errors import WorkerStartError
 from pmap_backends import _child
+from pmap_backends._child import connection
 from pmap_backends._life import life_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from multiprocessing.connection import Connection
 
     from pmap_backends._child import Ending
 
@@ -60,6 +60,10 @@ class WorkerProcess(Protocol):
 class Launcher(Protocol):
     """Starts workers."""
 
+    def prepare(self) -> bool:
+        """Begin with what workers are made of, without waiting; whether there is such a thing."""
+        ...
+
     def start(self) -> WorkerProcess:
         """Start one; returns before it is ready."""
         ...
@@ -81,13 +85,19 @@ def refuse_frozen() -> None:
     WorkerStartError
         When this program was frozen into an executable, as by PyInstaller.
     """
-    executable = os.fsdecode(spawn.get_executable() or "")
+    executable = _executable()
     if getattr(sys, "frozen", False) and executable in {sys.executable, ""}:
         raise WorkerStartError(
             f"this program is frozen: {sys.executable} is no Python to start workers with. Use "
             "backend='threads' or 'serial', or call multiprocessing.set_executable(path) with a "
             "Python that has the same packages"
         )
+
+
+def _executable() -> str:
+    """As `multiprocessing` has it, which is not imported to say what Python says too."""
+    spawn = sys.modules.get("multiprocessing.spawn")
+    return os.fsdecode((sys.executable if spawn is None else spawn.get_executable()) or "")
 
 
 def python_command(code: str) -> list[str]:
@@ -100,7 +110,7 @@ def python_command(code: str) -> list[str]:
         none, as in frozen ones.
     """
     refuse_frozen()
-    executable = os.fsdecode(spawn.get_executable() or "")
+    executable = _executable()
     if not executable:
         raise WorkerStartError(
             "no Python interpreter is known to start workers with: call multiprocessing.set_executable(path)"
@@ -117,7 +127,9 @@ def _start_interpreter(
     """Start Python with one end of a pipe."""
     line = life_line()
     arguments = f"{role!r}, {end.fileno()}, {None if line is None else tuple(line)!r}"
-    command = python_command(f"from pmap_backends._child import main; main({arguments})")
+    # nothing is garbage of what it imports
+    code = f"import gc; gc.disable(); from pmap_backends._child import main; main({arguments})"
+    command = python_command(code)
     try:
         return subprocess.Popen(  # noqa: S603  our own interpreter, no shell
             command,
@@ -193,6 +205,10 @@ class SpawnLauncher:
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
 
+    def prepare(self) -> bool:
+        """There is nothing but workers."""
+        return False
+
     def start(self) -> WorkerProcess:
         """Start one; it imports Polars before it is ready."""
         ours, theirs = _pair()
@@ -202,7 +218,7 @@ class SpawnLauncher:
             except WorkerStartError:
                 ours.close()
                 raise
-        return _Spawned(Connection(ours.detach()), process)
+        return _Spawned(connection(ours.detach()), process)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -237,6 +253,11 @@ class ForkserverLauncher:
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
+    def prepare(self) -> bool:
+        """Start the server; its forks need milliseconds, once it is asked for them."""
+        self._server()
+        return True
+
     def start(self) -> WorkerProcess:
         """Ask the server for a fork; does not wait for it."""
         ours, theirs = _pair()
@@ -249,7 +270,7 @@ class ForkserverLauncher:
             except OSError as exc:
                 ours.close()
                 raise WorkerStartError(f"the fork server is gone: {exc}") from exc
-        return _Forked(Connection(ours.detach()), self, self._process)
+        return _Forked(connection(ours.detach()), self, self._process)
 
     def _ask_for_fork(self, end: socket.socket) -> None:
         # A program that has no use for these, as long as its frames are small, does not wait for them.

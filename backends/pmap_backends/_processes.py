@@ -107,15 +107,24 @@ class _ProcessPool:
                 raise
         return item.future
 
+    def start_workers(self) -> None:
+        """Begin to, without waiting."""
+        with self._lock:
+            if not self._closed and not self._launcher.prepare():
+                self._start_all()
+
+    def _start_all(self) -> None:
+        self._listener.start()
+        while len(self._workers) < self._spec.n_workers:
+            if self._start_worker(may_fail=bool(self._workers)) is None:
+                break
+
     def warm_up(self) -> None:
         """Start all workers, and wait until they are ready; what fails, fails at the first task."""
         with self._lock, contextlib.suppress(WorkerStartError):
             if self._closed:
                 return
-            self._listener.start()
-            while len(self._workers) < self._spec.n_workers:
-                if self._start_worker(may_fail=bool(self._workers)) is None:
-                    break
+            self._start_all()
         with self._changed:
             self._changed.wait_for(self._is_settled, timeout=_START_TIMEOUT)
 

@@ -6,8 +6,7 @@ what it recommends would have saved a good part of the run's time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pmap._gauge import Usage, total
 from pmap._resources import cpu_count
@@ -45,8 +44,7 @@ _IN_ONE = 0.5
 _SHORT = 0.002
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What a call did, added up: seconds, bytes."""
 
     function: str

@@ -15,11 +15,11 @@ from joblib.parallel import (
     ThreadingBackend,
 )
 
+from pmap._context import in_worker
 from pmap._joblib._inside import forget_batches
 from pmap._joblib._options import check_names, read_options
 from pmap._joblib._session import Session
 from pmap._resources import cpu_count
-from pmap._worker import in_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

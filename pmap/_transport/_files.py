@@ -31,26 +31,24 @@ class FileRegion(NamedTuple):
     start: int
 
 
-#: Addresses, rights, offset, device, inode, path.
-_LINE = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) r--. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*)$", re.MULTILINE
-)
+#: Addresses, rights, offset, device, inode, path. Compiled when it is first used.
+_LINE = r"^([0-9a-f]+)-([0-9a-f]+) r--. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*)$"
 #: Most of the list are libraries, which are left out: to take them apart would double the time.
-_IS_LIBRARY = re.compile(r"\.so[.\d]*$")
+_IS_LIBRARY = r"\.so[.\d]*$"
 
 
 def file_regions() -> list[FileRegion]:
     """The regular files on disk that this process has mapped to read, by address."""
     try:
         with open("/proc/self/maps") as lines:
-            found = _LINE.finditer(lines.read())
+            found = re.finditer(_LINE, lines.read(), re.MULTILINE)
     except OSError:
         return []
     return [_region(match) for match in found if not _is_left_out(match[7])]
 
 
 def _is_left_out(path: str) -> bool:
-    return path.endswith(" (deleted)") or _IS_LIBRARY.search(path) is not None
+    return path.endswith(" (deleted)") or re.search(_IS_LIBRARY, path) is not None
 
 
 def _region(match: re.Match[str]) -> FileRegion:
