@@ -15,7 +15,6 @@ Dtypes decide what is tried, values whether it holds: casting back must restore 
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from itertools import combinations
 from reprlib import Repr
 from typing import TYPE_CHECKING
@@ -290,9 +289,11 @@ def _check_names(index: int, frame: pl.DataFrame, wanted: Collection[str], origi
 
 def _hint(missing: list[str], extra: list[str]) -> str:
     """Name the first missing column that may be an extra one misspelt."""
+    import difflib  # noqa: PLC0415  for results that do not fit
+
     folded = {name.casefold(): name for name in extra}
     for name in missing:
-        if near := get_close_matches(name.casefold(), folded, n=1):
+        if near := difflib.get_close_matches(name.casefold(), folded, n=1):
             return f" (did you mean {name!r} by {folded[near[0]]!r}?)"
     return ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Pieces"]
 
 
-@dataclass(slots=True)
 class _Whole:
     """A partition that was split, and what its pieces gave so far, by their first row."""
 
-    partition: Partition
-    frames: dict[int, pl.DataFrame | None] = field(default_factory=dict[int, Any])
-    rows: int = 0
-    is_lost: bool = False
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.frames: dict[int, pl.DataFrame | None] = {}
+        self.rows = 0
+        self.is_lost = False
 
 
 class Pieces:
