@@ -115,7 +115,8 @@ class Judge:
             return False
         self._earlier, self._seen = earlier, earlier.here
         rows = self._pace.rows_left()
-        self._choose(earlier.here.usage, _Left(earlier.seconds_a_row * rows, rows, count))
+        left = _Left(earlier.seconds_a_row * rows, rows, count)
+        self._choose(earlier.here.usage, left, started=True)  # or it is not ready
         if not self.is_ready:
             self._earlier, self._seen, self.choice = None, _NOTHING, None
         return self.choice is not None
@@ -209,8 +210,8 @@ class Judge:
         )
         self._choose(usage, left)
 
-    def _choose(self, usage: Usage, left: _Left) -> None:
-        others = self._other_ways(usage, left)
+    def _choose(self, usage: Usage, left: _Left, *, started: bool = False) -> None:
+        others = self._other_ways(usage, left, started=started)
         if self._earlier is not None:  # what a way has taken says more than what it should take
             others = [self._as_it_was(way, left, self._earlier) for way in others]
         self._ways = [_Way(_CALLER, left.seconds), *others]

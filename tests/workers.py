@@ -36,8 +36,8 @@ class Model:
 
 
 def spin(part):
-    """Python, and nothing else, for about a third of a second of CPU time."""
-    end = time.thread_time() + 0.3
+    """Python, and nothing else, for about a seventh of a second of CPU time."""
+    end = time.thread_time() + 0.15
     while time.thread_time() < end:
         sum(range(1000))
     return part
@@ -49,8 +49,8 @@ def nap(part):
 
 
 def digest(part):
-    """Computes for about a third of a second, without the GIL."""
-    end = time.thread_time() + 0.3
+    """Computes for about a seventh of a second, without the GIL."""
+    end = time.thread_time() + 0.15
     while time.thread_time() < end:
         hashlib.sha256(_MEGABYTES).digest()
     return part
