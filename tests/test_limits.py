@@ -147,9 +147,10 @@ def test_no_more_is_in_flight_than_the_budget_allows():
             lambda part: part["x"][0],
             backend="forkserver",
             n_jobs=2,
+            maintain_order=False,
             progress=lambda counts: done.append(counts.partitions),
         )
-        assert list(values) == list(range(8))
+        assert sorted(values) == list(range(8))
     # two in flight, one that waits for room, and one that is over but not yet counted
     assert max(ahead) <= 4
 
