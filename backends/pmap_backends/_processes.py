@@ -51,7 +51,7 @@ class _Worker:
         self.process = process
         self.ready = False
         self.started = time.monotonic()
-        self.item: Item | None = None  #: what it runs, or shall run once it is ready
+        self.item: Item | None = None  #: what it runs
         self._left = max_tasks
 
     @property
@@ -140,26 +140,33 @@ class _ProcessPool:
     # Handing out, under the lock.
 
     def _assign(self) -> None:
+        """Give what waits to workers that are free, and have more started if that is not enough.
+
+        No task is sent ahead: behind a long one, or to a worker that takes long to start, it would wait
+        while another worker is idle, and it could not be called back.
+        """
         while self._waiting:
-            worker = self._next_worker()
+            worker = self._free_worker()
             if worker is None:
+                self._grow()
                 return
             item = self._waiting.popleft()
             if item.claim():
                 worker.give(item)
 
-    def _next_worker(self) -> _Worker | None:
-        """A free one, or a new one.
-
-        No task is sent ahead to a busy worker: behind a long one it would wait while another
-        worker is idle, and it could not be called back.
-        """
-        free = [w for w in self._workers.values() if w.item is None and not w.exhausted]
-        if free:
-            return max(free, key=lambda worker: worker.ready)
-        if len(self._workers) < self._spec.n_workers:
-            return self._start_worker(may_fail=bool(self._workers))
+    def _free_worker(self) -> _Worker | None:
+        for worker in self._workers.values():
+            if worker.item is None and worker.ready and not worker.exhausted:
+                return worker
         return None
+
+    def _grow(self) -> None:
+        """As many are to be starting as there are tasks that wait, up to what there may be."""
+        room = self._spec.n_workers - len(self._workers)
+        if room > 0:
+            n_starting = sum(not worker.ready for worker in self._workers.values())
+            for _ in range(min(room, len(self._waiting) - n_starting)):
+                self._start_worker(may_fail=bool(self._workers))
 
     def _start_worker(self, *, may_fail: bool) -> _Worker | None:
         try:
@@ -199,6 +206,7 @@ class _ProcessPool:
             with self._changed:
                 worker.ready, self._start_failures = True, 0
                 self._changed.notify_all()
+                self._assign()
 
     def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
         item, worker.item = worker.item, None
@@ -226,8 +234,6 @@ class _ProcessPool:
         with self._lock:
             if not worker.ready:
                 self._start_failures += 1
-                if worker.item is not None:
-                    self._waiting.appendleft(worker.item)
             elif worker.item is not None:
                 died = WorkerDiedError(
                     exitcode=exitcode,
