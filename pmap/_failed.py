@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pmap._apply import apply
 from pmap._function import instantiate
 from pmap._wire import facts_of
-from pmap._worker import apply
 from pmap.errors import ArgumentError, PmapError
 
 if TYPE_CHECKING:

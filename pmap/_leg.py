@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pmap import _pools
 from pmap._access import is_of_one_call, open_access
 from pmap._bisect import Narrower
-from pmap._carry import CallSpec, LocalCarrier, RemoteCarrier
+from pmap._carry import CallSpec, LocalCarrier
 from pmap._figures import figures
 from pmap._interrupts import Stack
 from pmap._registry import get_backend
@@ -157,6 +157,8 @@ class Leg:
         if capabilities.locality is Locality.PROCESS:
             alone = capabilities.n_workers == 1
             return LocalCarrier(spec, alone=alone, looker=self._looker)
+        from pmap._carry_away import RemoteCarrier  # noqa: PLC0415  for calls that leave the caller
+
         slots = window_of(access.backend) + 1  # one for who looks for the rows at fault
         return RemoteCarrier(spec, capabilities, n_slots=slots)
 

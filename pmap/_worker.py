@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 import polars as pl
 
 from pmap import _board, _context, _transport
+from pmap._apply import apply
 from pmap._background import start_helper
-from pmap._context import PartitionInfo, depth, running
+from pmap._context import PartitionInfo
 from pmap._function import instantiate
 from pmap._gauge import Gauge, Usage
 from pmap._looker import QUICK_LOOKS, Looker
 from pmap._output import recorder
 from pmap._standard import keep_open
 from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error, digest_of
-from pmap.errors import ResultTypeError, TransportError
+from pmap.errors import TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,42 +46,6 @@ __all__ = ["apply", "execute"]
 _KEPT_JOBS = 4
 #: Seconds of rest after which a worker unmaps its input.
 _FORGET_AFTER = 1.0
-
-
-def apply(
-    function: Callable[[pl.DataFrame], Any],
-    frame: pl.DataFrame,
-    info: PartitionInfo,
-    *,
-    want_frame: bool,
-) -> Any:
-    """Call the function on one partition, here; on every backend, this is where it runs."""
-    token, deeper = running.set(info), depth.set(depth.get() + 1)
-    try:
-        result = function(frame)
-        return _as_frame(result) if want_frame else result
-    finally:
-        running.reset(token)
-        depth.reset(deeper)
-
-
-def _as_frame(result: object) -> pl.DataFrame | None:
-    if result is None or isinstance(result, pl.DataFrame):
-        return result
-    if isinstance(result, pl.LazyFrame):
-        return result.collect()
-    kind = type(result)
-    hint = {
-        "Series": "return series.to_frame()",
-        "pandas": "return pl.from_pandas(...)",
-        "pyarrow": "return pl.from_arrow(...)",
-    }
-    which = "Series" if isinstance(result, pl.Series) else kind.__module__.partition(".")[0]
-    remedy = hint.get(which, "return a frame or None")
-    raise ResultTypeError(
-        f"the function returned a {kind.__qualname__}, not a polars DataFrame: {remedy}, "
-        "or use pmap.iter_partitions, which gives back whatever the function returns"
-    )
 
 
 class _Ready(NamedTuple):

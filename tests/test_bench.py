@@ -123,7 +123,7 @@ def test_the_profile_tells_of_six_paths():
     done = bench("--profile", "--scale", "0.002", "--jobs", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" a call (") == 5
-    assert "import pmap, after Polars: " in done.stdout
+    assert "imports of a first small call, after Polars: " in done.stdout
 
 
 def test_names_are_listed():

@@ -247,7 +247,7 @@ BEFORE_WORKERS = """
 
 #: What workers import, before their first task.
 IN_WORKERS = """
-    pmap pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
+    pmap pmap._apply pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
     pmap._gauge pmap._interrupts pmap._looker pmap._output pmap._pages pmap._resources pmap._segment pmap._size
     pmap._standard pmap._transport pmap._transport._closure pmap._transport._columns pmap._transport._files
     pmap._transport._needed pmap._transport._nodes pmap._transport._parcel pmap._transport._places
@@ -256,8 +256,10 @@ IN_WORKERS = """
     pmap_backends pmap_backends._child pmap_backends._life
 """
 
-#: Modules of pmap's own that most programs never import.
+#: Modules of pmap's own that most programs never import, and those that send frames to workers.
 LATER = {
+    *("pmap._board", "pmap._carry_away", "pmap._output", "pmap._pages", "pmap._segment"),
+    *("pmap._standard", "pmap._transport", "pmap._worker"),
     *("pmap._explain_api", "pmap._share", "pmap.__main__", "pmap.testing"),
     *(
         "pmap._advice",

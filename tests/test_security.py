@@ -217,8 +217,11 @@ class Bomb:
 
 #: Where bytes become objects, and where those bytes come from.
 UNPICKLED = {
-    ("pmap/_carry.py", "unload"): "the worker's answer, from its pipe",
-    ("pmap/_carry.py", "_value"): "a result: in that answer, or in a segment of the caller's own",
+    ("pmap/_carry_away.py", "unload"): "the worker's answer, from its pipe",
+    (
+        "pmap/_carry_away.py",
+        "_value",
+    ): "a result: in that answer, or in a segment of the caller's own",
     ("pmap/_joblib/_batch.py", "open_answer"): "a result, in a segment of the caller's own",
     ("pmap/_joblib/_batch.py", "run"): "a batch, by `load`",
     ("pmap/_joblib/_body.py", "load"): "in the message, or its digest is",

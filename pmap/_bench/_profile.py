@@ -22,6 +22,7 @@ import polars as pl
 
 import pmap
 from pmap._bench import _functions
+from pmap._bench._limits import FIRST_CALL
 from pmap._bench._text import seconds
 from pmap._bench._workloads import WORKLOADS, job_of, mixed, numeric
 
@@ -174,19 +175,20 @@ def _tell(path: _Path, taken: float, sampler: _Sampler) -> None:
 
 
 def _tell_imports() -> None:
-    """What `import pmap` adds to a program that has imported Polars."""
-    command = [sys.executable, "-X", "importtime", "-c", "import polars; import pmap"]
+    """What the first call adds to a program that has imported Polars."""
+    command = [sys.executable, "-X", "importtime", "-c", FIRST_CALL]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  ours
     told = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
-    lines = [_import_of(line) for line in told[1:]]  # the first is a heading
-    names = [name for name, _, _ in lines]
-    after = lines[names.index("polars") + 1 :]
-    print(f"\nimport pmap, after Polars: {seconds(after[-1][2])}, {len(after)} modules")
-    for name, own, _ in sorted(after, key=lambda line: -line[1])[:_MOST_SHOWN]:
+    imports = [_import_of(line) for line in told[1:]]  # the first is a heading
+    names = [name for name, _ in imports]
+    after = imports[names.index("polars") + 1 :]
+    total = sum(own for _, own in after)
+    print(f"\nimports of a first small call, after Polars: {seconds(total)}, {len(after)} modules")
+    for name, own in sorted(after, key=lambda found: -found[1])[:_MOST_SHOWN]:
         print(f"  {seconds(own):>10}  {name}")
 
 
-def _import_of(line: str) -> tuple[str, float, float]:
-    """A line of `-X importtime`: the module, its own seconds, and those with what it imports."""
-    own, total, name = line.removeprefix("import time:").split("|")
-    return name.strip(), int(own) / 1e6, int(total) / 1e6
+def _import_of(line: str) -> tuple[str, float]:
+    """A line of `-X importtime`: the module, and its own seconds."""
+    own, _, name = line.removeprefix("import time:").split("|")
+    return name.strip(), int(own) / 1e6

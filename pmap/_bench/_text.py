@@ -38,7 +38,7 @@ _LIMITS = {
     "pipe_round_trip_seconds": "a byte to another process and back",
     "process_start_seconds": "start of a Python",
     "import_polars_seconds": "import polars",
-    "import_pmap_seconds": "import pmap, after polars",
+    "first_call_seconds": "import pmap, and its first call",
 }
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pmap._carry import CallSpec, LocalCarrier, RemoteCarrier
+from pmap._carry import CallSpec, LocalCarrier
+from pmap._carry_away import RemoteCarrier
 from pmap._config import resolve
 from pmap._conformance.base import Base
 from pmap._conformance.gate import PATIENCE, Wait
