@@ -92,7 +92,8 @@ class Judge:
         self._lock = threading.Lock()
         self._seen = _NOTHING
         self._elsewhere = _NOTHING
-        self._earlier: Earlier | None = None  #: that the choice was made by
+        self._earlier: Earlier | None = None  #: call of the function
+        self._has_foreseen = False
         self._processes, self._why_processes = default_process_backend()
         self._pickling: float | None = None
         self._importing: float | None = None
@@ -108,18 +109,23 @@ class Judge:
 
     def foresee(self) -> bool:
         """Choose by what an earlier call has shown; whether the choice can begin at once."""
-        earlier, rows, count = recall(self._work.function), self._work.rows, self._work.n_partitions
-        if not (earlier and rows and count and self.may_leave):
+        earlier, rows, n = recall(self._work.function), self._work.rows, self._work.n_partitions
+        if not (earlier and rows and n and self.may_leave and _is_alike(earlier, rows / n)):
             return False
-        if not (earlier.trusted[0] and _is_alike(earlier, rows / count)):
-            return False
-        self._earlier, self._seen = earlier, earlier.here
-        rows = self._pace.rows_left()
-        left = _Left(earlier.seconds_a_row * rows, rows, count)
-        self._choose(earlier.here.usage, left, started=True)  # or it is not ready
-        if not self.is_ready:
-            self._earlier, self._seen, self.choice = None, _NOTHING, None
-        return self.choice is not None
+        self._earlier = earlier
+        if earlier.trusted[0]:
+            self._seen = earlier.here
+            left = _Left(self._usual_seconds(), self._pace.rows_left(), n)
+            self._choose(earlier.here.usage, left, started=True)  # or it is not ready
+        self._has_foreseen = self.is_ready
+        if not self._has_foreseen:
+            self._seen, self.choice = _NOTHING, None
+        return self._has_foreseen
+
+    def _usual_seconds(self, running_rows: int = 0) -> float:
+        """What is left, by an earlier call: the first partitions may be the quick ones."""
+        usual = 0.0 if self._earlier is None else self._earlier.seconds_a_row
+        return usual * self._pace.rows_left(running_rows)
 
     def note(self, outcome: Outcome) -> None:
         """Take a partition into account, unless it was read from a checkpoint."""
@@ -165,7 +171,7 @@ class Judge:
         took: dict[tuple[str, int], float] = {}
         if self.choice is not None and self.is_ready and self._elsewhere.rows:
             took[self.choice, self._spec.n_workers] = seconds / self._elsewhere.rows
-        if self._earlier is not None:
+        if self._earlier is not None and self._has_foreseen:
             self._learn_again(self._earlier, took)
         elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
             latest = self._measured(took)
@@ -203,8 +209,9 @@ class Judge:
         enough = _enough_seconds(usage, self._seen.n)
         if self.choice is not None or not self.may_leave or usage.wall < enough:
             return
+        seconds = self._pace.seconds_left(running_rows, running_seconds)
         left = _Left(
-            self._pace.seconds_left(running_rows, running_seconds),
+            max(seconds, self._usual_seconds(running_rows)),
             self._pace.rows_left(running_rows),
             self._pace.n_left(running=running_rows > 0),
         )
@@ -212,7 +219,7 @@ class Judge:
 
     def _choose(self, usage: Usage, left: _Left, *, started: bool = False) -> None:
         others = self._other_ways(usage, left, started=started)
-        if self._earlier is not None:  # what a way has taken says more than what it should take
+        if self._earlier is not None:
             others = [self._as_it_was(way, left, self._earlier) for way in others]
         self._ways = [_Way(_CALLER, left.seconds), *others]
         best = min(self._ways, key=lambda way: way.seconds)
@@ -221,6 +228,9 @@ class Judge:
             self.is_ready = best.name == "threads" or self._is_warm(best.name)
 
     def _as_it_was(self, way: _Way, left: _Left, earlier: Earlier) -> _Way:
+        """What a way took, if its workers are there, says more than what it should take."""
+        if way.name != "threads" and not self._is_warm(way.name):
+            return way
         seconds = earlier.took.get((way.name, self._spec.n_workers))
         return way if seconds is None else way._replace(seconds=seconds * left.rows)
 
@@ -285,7 +295,7 @@ class Judge:
         """The decision in a sentence, with its figures."""
         usage, n = self._seen.usage, self._pace.n_done
         what = f"{n} partition{'' if n == 1 else 's'}"
-        if self._earlier is not None:
+        if self._has_foreseen:
             what = f"{self._seen.rows:,} rows of an earlier call of the function"
         done = f"{what} took {usage.wall:.3f} s in the caller{_manner(usage)}"
         if self.choice is None:
