@@ -25,7 +25,7 @@ _KEPT = 64
 #: Functions inside functions that are looked at, one inside the other.
 _MAX_DEPTH = 4
 #: Calls that go by what one has shown; if then the same is found again, twice as many.
-_TRUSTED = 3
+_TRUSTED = 8
 
 
 class Seen(NamedTuple):

@@ -135,10 +135,10 @@ class TestWhatEarlierCallsHaveShown:
             return part
 
         said = []
-        for _ in range(12):
+        for _ in range(28):
             pmap.map_partitions(SMALL, nap)
             said.append("earlier call" in str(pmap.last_report().plan))
-        assert said == [False, *3 * [True], False, *6 * [True], False]
+        assert said == [False, *8 * [True], False, *16 * [True], False, True]
 
     def test_not_without_workers(self):
         assert backend_of(workers.spin) != "serial"
