@@ -1,20 +1,22 @@
 """What earlier calls have shown of a function, so that the next need not find it out again.
 
-By its code: a lambda that is made anew for each call, or a partial with other arguments, is taken
-to be the same function. What is found otherwise is forgotten.
+By its code, and that of the functions that it was made with: a lambda that is made anew for each
+call, or a partial with other data, is taken to be the same function. What is found otherwise is
+forgotten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import types
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-    from typing import Any
 
     from pmap._gauge import Usage
 
@@ -22,8 +24,8 @@ __all__ = ["Earlier", "Seen", "forget", "forget_all", "recall", "remember"]
 
 #: Functions that are remembered.
 _KEPT = 64
-#: Functions inside functions that are looked at, one inside the other.
-_MAX_DEPTH = 4
+#: Functions that are looked at to know one: itself, and those that it was made with.
+_MOST_PARTS = 32
 #: Calls that go by what one has shown; if then the same is found again, twice as many.
 _TRUSTED = 8
 
@@ -134,28 +136,50 @@ def forget_all() -> None:
         _known.clear()
 
 
-def _key_of(function: object, depth: int = 0) -> Hashable:
-    """The code of a function, and of the functions that it was made with."""
-    if depth > _MAX_DEPTH:
-        return None
-    if isinstance(function, functools.partial):
-        with_it = [part for part in function.args if callable(part)]
-        return "partial", *(_key_of(part, depth + 1) for part in (function.func, *with_it))
-    if isinstance(function, types.MethodType):
-        return _key_of(function.__func__, depth + 1)
-    if isinstance(function, types.FunctionType):
-        return function.__code__, *(_key_of(part, depth + 1) for part in _enclosed(function))
-    return id(function if isinstance(function, type) else type(function))
+def _key_of(function: object) -> Hashable:
+    """The code of a function, and of the functions that it was made with, and of theirs."""
+    parts: list[object] = [function]
+    key: list[Hashable] = []
+    for part in parts:  # more come in meanwhile
+        key.append(_identity(part))
+        more = (other for other in _made_with(part) if callable(other))
+        parts += islice(more, _MOST_PARTS - len(parts))
+    return tuple(key)
+
+
+def _identity(part: object) -> Hashable:
+    """Its code or, if that is not of Python, its name; an object is asked nothing, only its class."""
+    if isinstance(part, types.FunctionType):
+        return part.__code__
+    kind = type(part)
+    has_name = isinstance(part, type) or "__qualname__" in vars(kind)
+    named: Any = part if has_name else kind
+    return getattr(named, "__module__", None), named.__qualname__
+
+
+def _made_with(part: Any) -> list[object]:
+    """What it may call: of an object its own attributes, and what calls it.
+
+    `_function.parts_of`, which has a name for each, takes too long for every call.
+    """
+    if isinstance(part, functools.partial):
+        return [part.func, *part.args, *part.keywords.values()]
+    if isinstance(part, types.FunctionType):
+        defaults = (part.__defaults__ or ()), (part.__kwdefaults__ or {}).values()
+        return [*chain(*defaults), *_enclosed(part)]
+    if isinstance(part, type):
+        call = part.__call__
+        return [call] if isinstance(call, types.FunctionType) else []
+    if isinstance(part, types.MethodType):
+        return [part.__func__, *_made_with(part.__self__)]
+    own = vars(part) if type(part).__dictoffset__ else {}
+    return [type(part), *own.values()]
 
 
 def _enclosed(function: types.FunctionType) -> list[object]:
-    """The functions in its closure, as those that a decorator got."""
+    """What is in its closure, as the function that a decorator got."""
     found: list[object] = []
     for cell in function.__closure__ or ():
-        try:
-            part = cell.cell_contents
-        except ValueError:
-            continue  # it is not filled yet
-        if callable(part):
-            found.append(part)
+        with contextlib.suppress(ValueError):  # it is not filled yet
+            found.append(cell.cell_contents)
     return found

@@ -173,7 +173,7 @@ class Judge:
             took[self.choice, self._spec.n_workers] = seconds / self._elsewhere.rows
         if self._earlier is not None and self._has_foreseen:
             self._learn_again(self._earlier, took)
-        elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
+        elif here and self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
             latest = self._measured(took)
             remember(self._work.function, latest)
             if self.choice is None:
@@ -202,8 +202,9 @@ class Judge:
         rows = self._work.rows or latest.here.rows
         left = _Left(latest.seconds_a_row * rows, rows, self._work.n_partitions)
         for way in self._other_ways(latest.here.usage, left, started=True):
-            if left.seconds - way.seconds > self._least_gain(left, way):
-                figures.note_missed(way.name, left.seconds - way.seconds)
+            gain = left.seconds - way.seconds
+            if gain > self._least_gain(left, way) and not self._is_warm(way.name):
+                figures.note_missed(way.name, gain)
 
     def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:
         enough = _enough_seconds(usage, self._seen.n)

@@ -49,6 +49,15 @@ def goes_to(backend, function, frame=SMALL):
     return False
 
 
+def decorated(function):
+    column = pl.col  # which takes any question for the name of a column
+
+    def inner(part):
+        return function(part.with_columns(column("x")))
+
+    return inner
+
+
 @two_workers
 class TestWhereItGoes:
     def test_python_goes_to_processes(self):
@@ -169,17 +178,33 @@ class TestWhatEarlierCallsHaveShown:
         pmap.map_partitions(LARGE, nap)
         assert "earlier call" not in str(pmap.last_report().plan)
 
-    def test_of_one_decorated_function_nothing_about_another(self):
-        def decorated(function):
-            def inner(part):
-                return function(part)
+    @pytest.mark.parametrize(
+        "made_with",
+        [
+            decorated,
+            lambda function: lambda part, inner=function: inner(part),
+            lambda function: lambda part, *, inner=function: inner(part),
+            lambda function: functools.partial(workers.call, inner=function),
+            lambda function: functools.partial(decorated(function)),
+            workers.Calls,
+            lambda function: workers.Calls(function).once,
+        ],
+        ids=["closure", "default", "keyword", "partial", "nested", "object", "method"],
+    )
+    def test_of_a_function_made_with_one_nothing_about_that_made_with_another(self, made_with):
+        def rest(part):
+            time.sleep(0.03)
+            return part
 
-            return inner
+        assert backend_of(made_with(rest)) == "threads"
+        assert backend_of(made_with(workers.double)) == "serial"
+        assert backend_of(made_with(rest)) == "threads"
+        assert "earlier call" in str(pmap.last_report().plan)
 
-        assert backend_of(decorated(workers.nap)) == "threads"
-        assert backend_of(decorated(workers.double)) == "serial"
-        assert backend_of(functools.partial(decorated(workers.nap))) == "threads"
-        assert backend_of(functools.partial(decorated(workers.double))) == "serial"
+    def test_frames_without_rows_tell_nothing(self):
+        for work in (workers.nap, workers.spin):
+            for n in (1, 1, 3, 3):
+                assert pmap.map_partitions(iter([SMALL.clear()] * n), work).height == 0
 
     def test_who_misses_workers_again_and_again_gets_them(self, monkeypatch):
         """Before they are there, no call waits for them."""
@@ -197,6 +222,23 @@ class TestWhatEarlierCallsHaveShown:
             backends.append(backend_of(short))
         assert backends[0] != processes
         assert backends[-1] == processes
+
+    def test_who_has_workers_does_not_miss_them(self, monkeypatch):
+        processes = _plan.default_process_backend()[0]
+
+        def short(part):  # when enough of it was seen, too little is left
+            end = time.thread_time() + 0.0016
+            while time.thread_time() < end:
+                sum(range(100))
+            return part
+
+        assert backend_of(workers.spin) == processes
+        figures = Figures()
+        monkeypatch.setattr(_judge, "figures", figures)
+        for _ in range(5):
+            pmap.map_partitions(SMALL, short)
+            _earlier.forget(short)
+        assert figures.missed(processes) == 0
 
 
 @two_workers

@@ -35,6 +35,23 @@ class Model:
         return part.with_columns(pl.all() * self.factor)
 
 
+def call(part, inner):
+    return inner(part)
+
+
+class Calls:
+    """What some decorators make of a function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, part):
+        return self.function(part)
+
+    def once(self, part):
+        return self(part)
+
+
 def spin(part):
     """Python, and nothing else, for about a seventh of a second of CPU time."""
     end = time.thread_time() + 0.15
