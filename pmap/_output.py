@@ -96,8 +96,7 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self._handler = _Handler(self)
-        self._streams = _Stream(self, "stdout"), _Stream(self, "stderr")
+        self._make()
         self._before: tuple[TextIO | None, TextIO | None, int]
         self._log_level = logging.NOTSET
         self._begin()
@@ -106,6 +105,15 @@ class Recorder:
         """The same, for a caller whose root logger has that level."""
         self._log_level = log_level
         return self
+
+    def _make(self) -> None:
+        self._handler = _Handler(self)
+        self._streams = _Stream(self, "stdout"), _Stream(self, "stderr")
+
+    def _is_changed(self) -> bool:
+        """Whether a function has closed the streams, or set what the handler lets pass."""
+        is_closed = any(stream.closed for stream in self._streams)
+        return is_closed or bool(self._handler.level or self._handler.filters)
 
     def _begin(self) -> None:
         self._events: list[Event] = []
@@ -120,12 +128,12 @@ class Recorder:
         return True
 
     def __enter__(self) -> None:
+        if self._is_changed():
+            self._make()
         root = logging.getLogger()
         self._before = sys.stdout, sys.stderr, root.level
         root.addHandler(self._handler)
         _set_level(root, self._log_level)
-        if any(stream.closed for stream in self._streams):  # by the function
-            self._streams = _Stream(self, "stdout"), _Stream(self, "stderr")
         sys.stdout, sys.stderr = self._streams
 
     def __exit__(self, *_: object) -> None:

@@ -116,6 +116,26 @@ def test_what_workers_write_comes_out_here(backend, capsys, caplog):
 
 
 @pytest.mark.parametrize("backend", PROCESSES)
+def test_what_a_function_does_to_its_streams_and_handlers_ends_with_it(backend, capsys, caplog):
+    def mute(part):
+        for handler in logging.getLogger().handlers:
+            handler.setLevel(logging.CRITICAL)
+            handler.addFilter(lambda _: False)
+        sys.stdout.close()
+        return part
+
+    def talk(part):
+        logging.getLogger("some.library").warning("logged")
+        print("printed")
+        return part
+
+    for function in (talk, mute, talk):
+        pmap.map_partitions(DF, function, backend=backend, n_partitions=1, n_jobs=1)
+    assert capsys.readouterr().out == "printed\n" * 2
+    assert [record.getMessage() for record in caplog.records] == ["logged"] * 2
+
+
+@pytest.mark.parametrize("backend", PROCESSES)
 def test_a_flood_of_prints_is_no_hang(backend, capsys):
     def flood(part):
         for _ in range(200):
