@@ -47,9 +47,8 @@ class RemoteCarrier:
         self._board: Board | None = None
         self._closure = _transport.Closure(self._kind if self._shared else None)
         self._sender = _transport.Sender(shared=self._shared, kind=self._kind)
-        self._unused: list[
-            Segment
-        ] = []  # of replies that were small, for the next ones as they are
+        #: Of replies that were small, for the next ones as they are.
+        self._unused: list[Segment] = []
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble
@@ -204,10 +203,10 @@ class RemoteCarrier:
             if not self._closing or self._n_flying > 0:
                 return
             board, self._board = self._board, None
+            unused, self._unused = self._unused, []  # another thread may come here too
         self._closure.close()
-        for segment in self._unused:
+        for segment in unused:
             _pages.give_back(segment)
-        self._unused = []
         if board is not None:
             _board.put_away(board)
         if self._job_segment is not None:

@@ -7,6 +7,7 @@ import gc
 import operator
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from polars.testing import assert_frame_equal
 from strategies import frames, many
 
 import pmap
-from pmap import _segment, _transport
+from pmap import _pages, _segment, _transport
+from pmap._carry_away import RemoteCarrier
 from pmap._partition import Partition
 from pmap._transport import _columns, _receive, _send
 
@@ -534,6 +536,31 @@ def test_too_little_memory_is_an_error_before_the_kernel_kills(workers, monkeypa
         pmap.map_partitions(frame, same, n_partitions=2)
     with pmap.config(transport="file"):
         assert pmap.map_partitions(frame, rows_of, n_partitions=2)["rows"].sum() == frame.height
+
+
+@pytest.mark.usefixtures("workers")
+def test_threads_that_end_a_call_at_the_same_time_give_a_segment_back_once(monkeypatch):
+    """One that is given back twice would be two calls' at once."""
+    carriers, returned = [], []
+    opened, give_back = RemoteCarrier.open, _pages.give_back
+
+    def note(carrier):
+        carriers.append(carrier)
+        opened(carrier)
+
+    def give_back_while_another_ends_it_too(segment):
+        returned.append(segment)
+        if len(returned) == 1:
+            end_it_too = threading.Thread(target=carriers[0].close)
+            end_it_too.start()
+            end_it_too.join()
+        give_back(segment)
+
+    monkeypatch.setattr(RemoteCarrier, "open", note)
+    monkeypatch.setattr(_pages, "give_back", give_back_while_another_ends_it_too)
+    pmap.map_partitions(pl.DataFrame({"x": range(4)}), same, n_partitions=4, n_jobs=1)
+    assert returned
+    assert len(set(map(id, returned))) == len(returned)
 
 
 def test_open_files_stay_few():
