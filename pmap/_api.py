@@ -248,7 +248,7 @@ _ITER_ARGUMENTS = tuple(inspect.signature(iter_partitions).parameters)
 
 def _in_caller(options: Options) -> Options:
     """A frame without rows is never sent anywhere."""
-    return dataclasses.replace(options, backend="serial", timeout=None)
+    return dataclasses.replace(options, backend="serial", timeout=None, memory_limit=None)
 
 
 def _work(

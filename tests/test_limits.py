@@ -117,6 +117,10 @@ class TestAMemoryLimit:
         with pmap.config(memory_limit="2 GB"), pytest.raises(errors.ArgumentError, match=backend):
             pmap.map_partitions(DF, lambda part: part, backend=backend)
 
+    def test_is_no_matter_without_rows(self):
+        with pmap.config(memory_limit="2 GB"):
+            assert pmap.map_partitions(pl.DataFrame({"x": []}), lambda part: part).height == 0
+
     @pytest.mark.parametrize("limit", ["much", "2 XB", -1, 0, 1.5, True])
     def test_that_is_none_is_refused(self, limit):
         with pytest.raises(errors.ArgumentError), pmap.config(memory_limit=limit):
