@@ -38,14 +38,17 @@ def start_ahead(work: Work, options: Options, choice: Choice) -> None:
 
     Raises
     ------
-    UnpicklableFunctionError, UnsupportedDtypeError
-        For what can not be sent to them.
+    ArgumentError, UnpicklableFunctionError, UnsupportedDtypeError
+        For what can not be done with them, and what can not be sent to them.
     """
     if work.frame is None or options.checkpoint is not None or not _is_name(choice.target):
         return
     factory = get_backend(str(choice.target))
     if hasattr(factory, "start_workers") and _pools.cold_since(factory, choice.spec) is not None:
+        _refuse_blind_limit(options)
         check_picklable(work.function)
+        if options.initializer is not None:
+            check_picklable(options.initializer)
         refuse_unsupported(work.frame.get_columns())
         with deferred:
             _pools.start(factory, choice.spec, options.idle_timeout)
@@ -78,9 +81,13 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
                 f"backend {access.name!r} can not stop a partition that {what}: "
                 f"{name}= needs backend='forkserver', 'spawn' or 'loky'"
             )
+    _refuse_blind_limit(options)
+    return access
+
+
+def _refuse_blind_limit(options: Options) -> None:
     if options.memory_limit is not None and memory_of(os.getpid()) is None:
         raise ArgumentError("memory_limit= needs /proc, which says what workers hold")
-    return access
 
 
 def _is_name(target: object) -> bool:

@@ -175,6 +175,24 @@ def test_unpicklable_functions_name_the_object(backend, function, says):
         pmap.map_partitions(DF, _by_value(function), backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
+def test_unpicklable_initializers_name_the_object(backend):
+    with (
+        pmap.config(initializer=partial(print, threading.Lock())),
+        pytest.raises(errors.UnpicklableFunctionError, match=r"partial\(print\).*_thread\.lock"),
+    ):
+        pmap.map_partitions(DF, same, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
+def test_a_memory_limit_that_nobody_could_see_to(backend, monkeypatch):
+    from pmap import _access
+
+    monkeypatch.setattr(_access, "memory_of", lambda _: None)
+    with pmap.config(memory_limit="2 GB"), pytest.raises(errors.ArgumentError, match="needs /proc"):
+        pmap.map_partitions(DF, same, backend=backend)
+
+
 LOCKS = {"one": threading.Lock()}
 
 
