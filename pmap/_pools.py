@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pmap._background import start_helper
@@ -185,9 +186,8 @@ def shutdown() -> None:
     >>> pmap.shutdown()
     """
     _pools.remove(lambda _: True)
-    pages = sys.modules.get("pmap._pages")
-    if pages is not None:  # else there was no call
-        pages.trim(0)
+    if "pmap._pages" in sys.modules:  # else there was no call
+        import_module("pmap._pages").trim(0)  # once another thread has imported it
     figures.forget_missed()
 
 

@@ -63,6 +63,26 @@ def handles(pids):
             yield psutil.Process(pid)
 
 
+IMPORTING = """
+import atexit, threading, pmap
+pmap.shutdown()
+
+def register(function):
+    half_way.set()
+    too_late.wait(0.5)
+    return real(function)
+
+half_way, too_late, real = threading.Event(), threading.Event(), atexit.register
+atexit.register = register
+thread = threading.Thread(target=__import__, args=["pmap._pages"])
+thread.start()
+half_way.wait()
+pmap.shutdown()
+too_late.set()
+thread.join()
+"""
+
+
 def pid(part):
     return os.getpid()
 
@@ -127,6 +147,10 @@ class TestWarmPools:
         pmap.shutdown()
         assert programs.alive(workers) == []
         assert not meet(backend) & pids
+
+    def test_stop_when_told_while_a_first_call_imports(self):
+        done = programs.run("-c", IMPORTING)
+        assert (done.returncode, done.stderr) == (0, "")
 
     def test_end_quietly_when_a_worker_dies_at_that_moment(self, monkeypatch):
         """The pool is closed between the news of a death and what is done about it."""
