@@ -172,8 +172,8 @@ def _made_with(part: Any) -> list[object]:
         return [call] if isinstance(call, types.FunctionType) else []
     if isinstance(part, types.MethodType):
         return [part.__func__, *_made_with(part.__self__)]
-    own = vars(part) if type(part).__dictoffset__ else {}
-    return [type(part), *own.values()]
+    thing: object = part
+    return [type(thing), *(vars(thing).values() if type(thing).__dictoffset__ else ())]
 
 
 def _enclosed(function: types.FunctionType) -> list[object]:

@@ -53,8 +53,8 @@ class Calls:
 
 
 def spin(part):
-    """Python, and nothing else, for about a seventh of a second of CPU time."""
-    end = time.thread_time() + 0.15
+    """Python, and nothing else, for about a third of a second of CPU time."""
+    end = time.thread_time() + 0.3
     while time.thread_time() < end:
         sum(range(1000))
     return part
