@@ -116,10 +116,10 @@ class Judge:
         if earlier.trusted[0]:
             self._seen = earlier.here
             left = _Left(self._usual_seconds(), self._pace.rows_left(), n)
-            self._choose(earlier.here.usage, left, started=True)  # or it is not ready
-        self._has_foreseen = self.is_ready
+            self._choose(earlier.here.usage, left, at_once=True)
+        self._has_foreseen = self.choice is not None
         if not self._has_foreseen:
-            self._seen, self.choice = _NOTHING, None
+            self._seen = _NOTHING
         return self._has_foreseen
 
     def _usual_seconds(self, running_rows: int = 0) -> float:
@@ -218,19 +218,21 @@ class Judge:
         )
         self._choose(usage, left)
 
-    def _choose(self, usage: Usage, left: _Left, *, started: bool = False) -> None:
-        others = self._other_ways(usage, left, started=started)
+    def _choose(self, usage: Usage, left: _Left, *, at_once: bool = False) -> None:
+        others = self._other_ways(usage, left, started=at_once)
+        if at_once:
+            others = [way for way in others if self._may_begin(way.name)]
         if self._earlier is not None:
             others = [self._as_it_was(way, left, self._earlier) for way in others]
         self._ways = [_Way(_CALLER, left.seconds), *others]
         best = min(self._ways, key=lambda way: way.seconds)
         if best.name != _CALLER and left.seconds - best.seconds > self._least_gain(left, best):
             self.choice = best.name
-            self.is_ready = best.name == "threads" or self._is_warm(best.name)
+            self.is_ready = self._may_begin(best.name)
 
     def _as_it_was(self, way: _Way, left: _Left, earlier: Earlier) -> _Way:
         """What a way took, if its workers are there, says more than what it should take."""
-        if way.name != "threads" and not self._is_warm(way.name):
+        if not self._may_begin(way.name):
             return way
         seconds = earlier.took.get((way.name, self._spec.n_workers))
         return way if seconds is None else way._replace(seconds=seconds * left.rows)
@@ -254,9 +256,16 @@ class Judge:
             there = left.seconds * (alone + (1.0 - alone) * shared)
             ways.append(self._way("threads", left, there, started=started))
         if not _is_frozen():
-            there = left.seconds * min(1.0, shared * figures.slowdown) + self._moving(left.rows)
+            there = left.seconds * min(1.0, shared * self._slowdown()) + self._moving(left.rows)
             ways.append(self._way(self._processes, left, there, started=started))
         return ways
+
+    def _slowdown(self) -> float:
+        """Of workers; of those that are there and were not tried with this function yet, none is feared."""
+        tried = (
+            self._earlier is None or (self._processes, self._spec.n_workers) in self._earlier.took
+        )
+        return figures.slowdown if tried or not self._is_warm(self._processes) else 1.0
 
     def _share_of_each(self, n_left: int | None) -> float:
         """Of what is left, that one of several workers does: whole partitions."""
@@ -287,6 +296,10 @@ class Judge:
             self._importing = import_seconds(self._work.function)
         # who has missed workers again and again for as long as they take to start has paid for them
         return max(0.0, figures.start_seconds(name) + self._importing - figures.missed(name))
+
+    def _may_begin(self, name: str) -> bool:
+        """Whether nothing has to be started that takes long."""
+        return name == "threads" or self._is_warm(name)
 
     def _is_warm(self, name: str) -> bool:
         return _pools.is_warm(get_backend(name), self._spec)
