@@ -196,10 +196,9 @@ class TestWhatEarlierCallsHaveShown:
             time.sleep(0.03)
             return part
 
-        assert backend_of(made_with(rest)) == "threads"
+        assert goes_to("threads", made_with(rest))
         assert backend_of(made_with(workers.double)) == "serial"
-        assert backend_of(made_with(rest)) == "threads"
-        assert "earlier call" in str(pmap.last_report().plan)
+        assert _earlier.recall(made_with(rest)) is not None
 
     def test_frames_without_rows_tell_nothing(self):
         for work in (workers.nap, workers.spin):

@@ -195,6 +195,7 @@ class Counting:
 
 @pytest.mark.parametrize("n_partitions", [2, 50])
 def test_the_function_is_pickled_once_a_call(process_backend, n_partitions):
+    warm(frame_of(1_000), workers.same, process_backend, n_partitions)  # else it is tried first
     Counting.pickled = 0
     call(frame_of(1_000), Counting(), process_backend, n_partitions)
     assert Counting.pickled == 1
