@@ -51,6 +51,8 @@ _WORTH_TELLING = 0.05
 #: What an earlier call has shown tells of partitions that are so many times larger or smaller, and
 #: counts as long as the function takes not so many times longer or shorter.
 _ALIKE, _STEADY = 4, 2
+#: Workers that had the function ready took less than that, all together. Seconds.
+_LOADED = 0.001
 
 _NOTHING = Seen(Usage())
 _CALLER = "the caller"
@@ -92,6 +94,7 @@ class Judge:
         self._lock = threading.Lock()
         self._seen = _NOTHING
         self._elsewhere = _NOTHING
+        self._loading = 0.0  # seconds in which workers made the function ready
         self._earlier: Earlier | None = None  #: call of the function
         self._has_foreseen = False
         self._processes, self._why_processes = default_process_backend()
@@ -156,6 +159,7 @@ class Judge:
         """Take a partition into account that was run where the choice was."""
         if outcome.stats is not None and outcome.stats.usage is not None:
             self._elsewhere = self._elsewhere.plus(outcome.stats.usage, outcome.partition.rows)
+            self._loading += outcome.stats.loading_seconds
 
     def learn(self, seconds: float = 0.0) -> None:
         """Note for later calls what this one has shown: of the function, of workers, and of their lack.
@@ -168,9 +172,7 @@ class Judge:
         here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
         if self.choice == self._processes and here and there:
             figures.note_slowdown(there / here)
-        took: dict[tuple[str, int], float] = {}
-        if self.choice is not None and self.is_ready and self._elsewhere.rows:
-            took[self.choice, self._spec.n_workers] = seconds / self._elsewhere.rows
+        took = self._took(seconds)
         if self._earlier is not None and self._has_foreseen:
             self._learn_again(self._earlier, took)
         elif here and self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
@@ -179,19 +181,29 @@ class Judge:
             if self.choice is None:
                 self._note_missed(latest)
 
+    def _took(self, seconds: float) -> dict[tuple[str, int], float]:
+        """What earlier calls say of ways, and this one, unless its workers were new or had to get ready.
+
+        Of several times the best counts: others were in the way of the rest.
+        """
+        took = {} if self._earlier is None else dict(self._earlier.took)
+        if self.choice and self.is_ready and self._elsewhere.rows and self._loading < _LOADED:
+            way, latest = (self.choice, self._spec.n_workers), seconds / self._elsewhere.rows
+            took[way] = min(took.get(way, latest), latest)
+        return took
+
     def _learn_again(self, earlier: Earlier, took: dict[tuple[str, int], float]) -> None:
         """Of a call that went by an earlier one."""
-        if _is_steady(earlier.elsewhere, self._elsewhere):
-            latest = earlier.used()._replace(elsewhere=self._elsewhere)
-            remember(self._work.function, latest._replace(took={**earlier.took, **took}))
-        else:
+        if earlier.choice == self.choice and not _is_steady(earlier.elsewhere, self._elsewhere):
             forget(self._work.function)
+            return
+        latest = earlier.used()._replace(elsewhere=self._elsewhere, choice=self.choice)
+        remember(self._work.function, latest._replace(took=took))
 
     def _measured(self, took: dict[tuple[str, int], float]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
         before, here = recall(self._work.function), self._seen
         if before is not None and _is_steady(before.here, here):
-            took = {**before.took, **took}
             # of two that took about as long, the one that less was in the way of
             here = min(before.here, here, key=lambda seen: seen.usage.wall / seen.rows)
         latest = Earlier(here, self._elsewhere, took, self.choice)
