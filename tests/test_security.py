@@ -128,7 +128,7 @@ class TestAnotherUser:
         pmap.shutdown()
         others = set(segments_of(os.getpid()))  # of other tests, which may be many
         monkeypatch.setattr(_segment, "default_kind", lambda: kind)
-        monkeypatch.setattr("pmap._carry.kind_for", lambda _: kind)
+        monkeypatch.setattr("pmap._carry_away.kind_for", lambda _: kind)
         shared = pmap.share(DF)
         out = pmap.map_partitions(
             shared, lambda part: part + "!", backend=process_backend, n_partitions=2, n_jobs=2
