@@ -109,13 +109,16 @@ class Looker:
                 return
 
     def _note(self, clocks: Clocks | None, look: Look) -> Usage | None:
-        """What the call has used, if the same one went on during the whole look."""
+        """What the call has used, if the same one went on during the whole look.
+
+        Under the lock, so that no file of the system's is open here when the call is over: where the
+        function has closed standard descriptors, it might have the number of one of them.
+        """
         with self._lock:
             if clocks is None or clocks is not self._clocks:
                 return None
             self._seen.append(look)
-            seen = self._seen.copy()
-        return _with_looks(clocks.read(), seen)
+            return _with_looks(clocks.read(), self._seen)
 
 
 def _with_looks(usage: Usage, seen: list[Look]) -> Usage:

@@ -24,6 +24,7 @@ import polars as pl
 
 import pmap
 import pmap_backends
+from pmap import _pages
 
 LARGE = pl.DataFrame({"x": range(300_000)})
 SMALL = LARGE.head(64)
@@ -103,7 +104,7 @@ def segments_left():
     gc.collect()
     deadline = time.monotonic() + SOON
     while True:
-        pmap._pages.trim(0)  # those that are kept for the next call
+        _pages.trim(0)  # those that are kept for the next call
         left = sum(map(is_segment, os.listdir("/proc/self/fd")))
         if not left or time.monotonic() > deadline:
             return left

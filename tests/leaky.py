@@ -26,6 +26,7 @@ import polars as pl
 import psutil
 
 import pmap
+from pmap import _pages
 from pmap.errors import PartitionTimeoutError, TransportError, WorkerDiedError
 
 SMALL = pl.DataFrame({"x": range(64)})
@@ -101,7 +102,7 @@ def grown(before):
     deadline = time.monotonic() + SOON
     while True:
         gc.collect()
-        pmap._pages.trim(0)  # what is kept for the next call
+        _pages.trim(0)  # what is kept for the next call
         now = held()
         more = {
             name: (before[name], now[name])
