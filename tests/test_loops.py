@@ -211,7 +211,7 @@ def test_the_loop_is_shown_with_its_line_and_both_times():
 
 def test_where_a_list_is_wanted_code_that_gives_one_is_written():
     # A busy machine may hide that it is quicker, which is not by much.
-    tries = (_found(as_a_list, SAMPLES["integers"], pl.Int64).replacement for _ in range(5))
+    tries = (_found(as_a_list, SAMPLES["integers"], pl.Int64).replacement for _ in range(20))
     code = next(filter(None, tries)).splitlines()[-1]
     assert code == "part['v'].to_frame().select(pl.col('v') * 3).to_series().to_list()"
     assert eval(code, {"pl": pl, "part": pl.DataFrame({"v": [1, None]})}) == [3, None]
