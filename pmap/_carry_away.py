@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pickle
@@ -47,8 +46,7 @@ class RemoteCarrier:
         self._board: Board | None = None
         self._closure = _transport.Closure(self._kind if self._shared else None)
         self._sender = _transport.Sender(shared=self._shared, kind=self._kind)
-        #: Of replies that were small, for the next ones as they are.
-        self._unused: list[Segment] = []
+        self._replies = _pages.Replies(self._kind)
         self._lock = threading.Lock()
         self._n_flying = 0
         self._reply_bytes = 0  # of the latest reply, which the next may resemble
@@ -108,7 +106,7 @@ class RemoteCarrier:
         parcel, flight.lent = self._sender.parcel(partition)
         self.moving_seconds += time.perf_counter() - clock
         if self._shared:
-            flight.reply = self._take_reply()
+            flight.reply = self._replies.take(self._reply_bytes)
         if self._board is not None:
             flight.place = self._board.take()
         reply = None if flight.reply is None else flight.reply.shared
@@ -122,12 +120,6 @@ class RemoteCarrier:
             flight.place,
         )
         flight.task = Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
-
-    def _take_reply(self) -> Segment:
-        """A segment that a large answer may fill."""
-        with contextlib.suppress(IndexError):
-            return self._unused.pop()
-        return _pages.take(self._kind, self._reply_bytes)
 
     def _load_empty(self, partition: Partition, attempt: int) -> Flight:
         """An empty frame of a stream is never sent: many functions fail on it, or lose dtypes."""
@@ -179,7 +171,7 @@ class RemoteCarrier:
         """Free what it held: only now, since until now its worker might have written there."""
         if flight.reply is not None and not flight.reply.lent:
             if flight.reply_is_unused:
-                self._unused.append(flight.reply)
+                self._replies.keep(flight.reply)
             else:
                 _pages.give_back(flight.reply)
         if flight.lent is not None:
@@ -203,10 +195,8 @@ class RemoteCarrier:
             if not self._closing or self._n_flying > 0:
                 return
             board, self._board = self._board, None
-            unused, self._unused = self._unused, []  # another thread may come here too
         self._closure.close()
-        for segment in unused:
-            _pages.give_back(segment)
+        self._replies.close()
         if board is not None:
             _board.put_away(board)
         if self._job_segment is not None:

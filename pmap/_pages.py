@@ -25,7 +25,7 @@ from pmap._segment import Segment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["at_rest", "give_back", "lend", "may_lend", "take", "trim", "watch"]
+__all__ = ["Replies", "at_rest", "give_back", "lend", "may_lend", "take", "trim", "watch"]
 
 #: Share of the memory that is available which free segments may take up.
 _SHARE = 0.125
@@ -163,6 +163,30 @@ _others: list[tuple[Callable[[float], bool], Callable[[], None]]] = []
 def at_rest(trim_others: Callable[[float], bool], forget: Callable[[], None]) -> None:
     """Have another keeper of segments looked after too."""
     _others.append((trim_others, forget))
+
+
+class Replies:
+    """Segments that workers may fill with answers: those that a small one left go to the next as they are."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._unused: list[Segment] = []
+
+    def take(self, size: int) -> Segment:
+        """One for an answer of `size` bytes about."""
+        with contextlib.suppress(IndexError):
+            return self._unused.pop()
+        return take(self._kind, size)
+
+    def keep(self, segment: Segment) -> None:
+        """Nothing was written there, and nothing will be."""
+        self._unused.append(segment)
+
+    def close(self) -> None:
+        """Give back those that are left, each once, whatever other threads do."""
+        with contextlib.suppress(IndexError):
+            while True:
+                give_back(self._unused.pop())
 
 
 _pages = _Pages()

@@ -120,7 +120,7 @@ class Session:
         self._lock = threading.RLock()
         self._waiting: deque[Flight] = deque()
         self._flying: set[Flight] = set()
-        self._replies: list[Segment] = []  # in which nothing lies
+        self._replies = _pages.Replies(options.kind)
         self._closed = False
         self._log_level = logging.getLogger().getEffectiveLevel()
         self._shares = Shares(Sharing(options.max_nbytes, options.mmap_mode, options.kind))
@@ -169,7 +169,7 @@ class Session:
         """Pickle it, and take what it needs."""
         data, buffers, flight.used = self._dump(flight)
         flight.calls = None  # what it refers to may go
-        flight.reply = self._take_reply()
+        flight.reply = self._replies.take(0)
         if is_short(data, buffers):
             body = inline(data, buffers)
         else:
@@ -183,12 +183,6 @@ class Session:
             raise BackendError("more batches are under way than there are places for")
         batch = Batch(self._workers.setup, body, flight.reply.shared, flight.place, self._log_level)
         flight.task = Task(execute, pickle.dumps(batch, pickle.HIGHEST_PROTOCOL))
-
-    def _take_reply(self) -> Segment:
-        with self._lock:
-            if self._replies:
-                return self._replies.pop()
-        return _pages.take(self._kind, 0)
 
     def _dump(self, flight: Flight) -> tuple[bytes, list[Any], list[Any]]:
         send_main_along()
@@ -261,7 +255,7 @@ class Session:
             answer: Answer = pickle.loads(reply)  # noqa: S301  from our own worker
             _output.replay(answer.output)
             if answer.body is None or answer.body.place is None:
-                self._replies.append(flight.reply)  # for the next batch, as it is
+                self._replies.keep(flight.reply)
                 flight.reply = None
             if answer.error is not None:
                 return None, answer.error.rebuild()
@@ -348,8 +342,7 @@ class Session:
             kill(pid)
 
     def _give_back(self) -> None:
-        while self._replies:
-            _pages.give_back(self._replies.pop())
+        self._replies.close()
         self._workers.close()
         self._board.close()
         self._heard.put(None)
