@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pmap._work import Work
     from pmap.backend import Backend, BackendFactory, WorkerSpec
 
-__all__ = ["is_of_one_call", "open_access", "start_ahead"]
+__all__ = ["is_name", "is_of_one_call", "open_access", "start_ahead"]
 
 
 #: Options for which a partition must be stopped, and when.
@@ -41,7 +41,7 @@ def start_ahead(work: Work, options: Options, choice: Choice) -> None:
     ArgumentError, UnpicklableFunctionError, UnsupportedDtypeError
         For what can not be done with them, and what can not be sent to them.
     """
-    if work.frame is None or options.checkpoint is not None or not _is_name(choice.target):
+    if work.frame is None or options.checkpoint is not None or not is_name(choice.target):
         return
     factory = get_backend(str(choice.target))
     if hasattr(factory, "start_workers") and _pools.cold_since(factory, choice.spec) is not None:
@@ -62,7 +62,7 @@ def open_access(target: object, spec: WorkerSpec, options: Options, stack: ExitS
     ArgumentError
         When `timeout` or `memory_limit` is asked of a backend that can not stop a partition.
     """
-    named = _is_name(target)
+    named = is_name(target)
     factory: Any = get_backend(str(target)) if named else None
     access = (
         _OfOneCall(str(target), factory, spec, stack)
@@ -90,7 +90,7 @@ def _refuse_blind_limit(options: Options) -> None:
         raise ArgumentError("memory_limit= needs /proc, which says what workers hold")
 
 
-def _is_name(target: object) -> bool:
+def is_name(target: object) -> bool:
     """Whether it is of a backend, and no address."""
     return isinstance(target, str) and "://" not in target
 

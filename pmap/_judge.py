@@ -215,7 +215,7 @@ class Judge:
         left = _Left(latest.seconds_a_row * rows, rows, self._work.n_partitions)
         for way in self._other_ways(latest.here.usage, left, started=True):
             gain = left.seconds - way.seconds
-            if gain > self._least_gain(left, way) and not self._is_warm(way.name):
+            if gain > self._least_gain(left, way) and not self._may_begin(way.name):
                 figures.note_missed(way.name, gain)
 
     def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:

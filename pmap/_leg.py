@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pmap import _pools
-from pmap._access import is_of_one_call, open_access
+from pmap._access import is_name, is_of_one_call, open_access
 from pmap._bisect import Narrower
 from pmap._carry import CallSpec, LocalCarrier
 from pmap._figures import figures
@@ -175,7 +175,7 @@ class Leg:
 
 def _cold_since(target: object, spec: WorkerSpec) -> float | None:
     """Since when workers of this name start; ``None`` if they are there, or nobody starts any."""
-    if not isinstance(target, str) or "://" in target:
+    if not is_name(target):
         return None
-    factory = get_backend(target)
+    factory = get_backend(str(target))
     return None if is_of_one_call(factory) else _pools.cold_since(factory, spec)

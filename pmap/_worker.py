@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pmap._transport import Blob, Parcel, Pickled, Received, Unused
     from pmap._wire import CallTerms, ErrorInfo, JobRef, Message
 
-__all__ = ["apply", "execute"]
+__all__ = ["execute"]
 
 #: Functions that a worker keeps ready between calls.
 _KEPT_JOBS = 4
