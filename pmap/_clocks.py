@@ -1,12 +1,15 @@
 """What the system knows of the time of threads: on a CPU, in the kernel, waiting for a CPU.
 
-Mostly from `/proc/self/task`, so that one thread can ask about another while that one runs.
+In such a way that one thread can ask about another while that one runs, and mostly by clocks, which
+are read without giving the GIL away: a file takes three turns at it, for which each time somebody
+else's switch interval goes by.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -29,9 +32,12 @@ __all__ = [
 #: Whether one thread can read another's CPU time.
 READABLE = hasattr(time, "pthread_getcpuclockid")
 
+#: Whether the system has such clocks as `_seconds` reads.
+_HAS_CLOCKS = sys.platform.startswith("linux")
+
 _POOL_THREAD = re.compile(r"polars-\d+")
-#: In a line of `stat`, of what comes after the name: ticks in the kernel.
-_SYSTEM_TICKS = 12
+#: Clocks of threads, as Linux numbers them: of all its time by ticks, that outside the kernel, exactly.
+_TICKS, _USER_TICKS, _EXACT = 0, 1, 2
 
 
 def cpu_clock() -> Callable[[], float]:
@@ -50,11 +56,12 @@ def waited_seconds(thread: int) -> float | None:
 
 def system_seconds(thread: int) -> float | None:
     """Seconds that a thread was on a CPU in the kernel, to a hundredth; ``None`` where nobody tells."""
-    text = _read(f"/proc/self/task/{thread}/stat")
-    if text is None:
+    if not _HAS_CLOCKS:
         return None
-    ticks = int(text.rpartition(b")")[2].split()[_SYSTEM_TICKS])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    try:
+        return _seconds(thread, _TICKS) - _seconds(thread, _USER_TICKS)
+    except OSError:
+        return None
 
 
 def _read(path: str) -> bytes | None:
@@ -110,11 +117,11 @@ def _known_pool() -> list[int]:
 def pool_seconds() -> float | None:
     """CPU seconds of Polars' pool so far; ``None`` where nobody tells."""
     try:
-        return sum(time.clock_gettime(_clock_of(thread)) for thread in _known_pool())
+        return sum(_seconds(thread, _EXACT) for thread in _known_pool())
     except OSError:
         return None
 
 
-def _clock_of(thread: int) -> int:
-    """The CPU clock of any thread of this process, as Linux numbers it (what glibc makes too)."""
-    return (~thread << 3) | 6
+def _seconds(thread: int, clock: int) -> float:
+    """Of any thread of this process, by a number that Linux makes of both (as glibc does)."""
+    return time.clock_gettime((~thread << 3) | 4 | clock)

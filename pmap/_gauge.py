@@ -33,6 +33,8 @@ _ENOUGH_LOOKS, _ENOUGH_LOOKED = 8, 0.03
 _NATIVE_SHARE, _WITH_GIL = 0.5, 0.5
 #: The same if the pool is not alone at it: of the CPU time; CPUs that are busy, all together.
 _A_PART, _MORE_THAN_ONE = 0.1, 1.2
+#: Share of the time off the CPU for which nobody asks what it was.
+_HARDLY = 0.05
 #: What a second in the kernel costs the other threads: to hand the GIL over takes its time, too.
 _CONVOY = 1.5
 
@@ -140,11 +142,12 @@ def _sum(one: Any, other: Any) -> Any:
 class _Clocks:
     """Of one thread and of the process, from now on; may be read from another thread."""
 
-    def __init__(self, *, closely: bool, alone: bool) -> None:
+    def __init__(self, *, closely: bool, alone: bool, may_wait: bool) -> None:
         self._thread = threading.get_native_id()
         self._cpu_seconds = cpu_clock()
         self._alone = alone
-        self._waited = waited_seconds(self._thread) if closely else None
+        self._closely = closely
+        self._waited = waited_seconds(self._thread) if closely and may_wait else None
         self._system = system_seconds(self._thread) if closely else None
         self._pool = pool_seconds() if closely and alone else None
         self._modules = len(sys.modules)
@@ -157,16 +160,22 @@ class _Clocks:
         wall = time.perf_counter() - self._wall
         cpu = self._cpu_seconds() - self._cpu
         others = time.process_time() - self._others - cpu if self._alone else 0.0
-        pool = blocked = system = None
-        if self._waited is not None:
-            waited = (waited_seconds(self._thread) or 0.0) - self._waited
-            blocked = max(0.0, wall - cpu - waited)
+        pool = system = None
+        blocked = self._blocked(wall, max(0.0, wall - cpu)) if self._closely else None
         if self._pool is not None:
             pool = max(0.0, (pool_seconds() or 0.0) - self._pool)
         if self._system is not None:
             system = (system_seconds(self._thread) or 0.0) - self._system
         imported = len(sys.modules) - self._modules
         return Usage(wall, cpu, max(0.0, others), pool, blocked, imported=imported, system=system)
+
+    def _blocked(self, wall: float, off: float) -> float | None:
+        """Of the seconds off the CPU, those in which it waited for something else than a CPU."""
+        if off <= _HARDLY * wall:
+            return off
+        if self._waited is None:
+            return None
+        return max(0.0, off - (waited_seconds(self._thread) or 0.0) + self._waited)
 
 
 class Gauge:
@@ -184,6 +193,7 @@ class Gauge:
         self._alone = alone
         self._looker = looker
         self._last = math.inf
+        self._may_wait = True
         self._n_calls = 0
 
     @property
@@ -194,10 +204,15 @@ class Gauge:
     def measure(self) -> Measured:
         """A context for one call."""
         closely = self._last >= _WORTH_A_LOOK or self.is_new
-        return Measured(closely=closely, alone=self._alone, looker=self._looker, note=self._note)
+        clocks = functools.partial(
+            _Clocks, closely=closely, alone=self._alone, may_wait=self._may_wait or self.is_new
+        )
+        return Measured(clocks, self._looker, self._note)
 
     def _note(self, usage: Usage) -> None:
         self._last = usage.wall
+        # who was on the CPU all the time is not suspected of waiting for one the next time
+        self._may_wait = usage.cpu < (1.0 - _HARDLY) * usage.wall
         self._n_calls += 1
 
 
@@ -205,17 +220,16 @@ class Measured:
     """One call: what it used is in `usage` when the block has ended, in whatever way."""
 
     def __init__(
-        self, *, closely: bool, alone: bool, looker: Looker | None, note: Callable[[Usage], None]
+        self, clocks: Callable[[], _Clocks], looker: Looker | None, note: Callable[[Usage], None]
     ) -> None:
-        self._closely = closely
-        self._alone = alone
+        self._start_clocks = clocks
         self._looker = looker
         self._note = note
         self._clocks: _Clocks
         self.usage = Usage()
 
     def __enter__(self) -> Self:
-        self._clocks = _Clocks(closely=self._closely, alone=self._alone)
+        self._clocks = self._start_clocks()
         if self._looker is not None:
             self._looker.begin(self._clocks)
         return self

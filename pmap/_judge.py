@@ -1,12 +1,13 @@
 """Where the partitions that are left are done fastest: in the caller, in threads, in processes.
 
 By what the first ones took, in the caller and looked at: who waits, or computes without the GIL,
-is as fast in threads, who keeps Polars' own pool busy has all cores already, all else needs
-processes, which have to be started, and to which data move.
+is as fast in threads, who keeps Polars' own pool busy has all cores already, or shares those that are
+idle with threads, all else needs processes, which have to be started, and to which data move.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,8 +43,12 @@ _ENOUGH_SECONDS = 0.01
 #: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.5)
+#: While a partition runs, what was decided holds until it has taken so many times as long.
+_SO_MUCH_MORE = 1.25
 #: Share of the time with the GIL that a busy machine may make of none.
 _CHANCE = 0.3
+#: Share of the time that threads lose who wait for one pool, Polars' own.
+_LOST = 0.3
 #: Modules that may come in while a partition runs; what imports more says nothing about the next.
 _IMPORTS_BY_THE_WAY = 2
 #: A share below is not worth a word.
@@ -97,13 +102,19 @@ class Judge:
         self._loading = 0.0  # seconds in which workers made the function ready
         self._earlier: Earlier | None = None  #: call of the function
         self._has_foreseen = False
+        self._factory = functools.cache(get_backend)
         self._processes, self._why_processes = default_process_backend()
         self._pickling: float | None = None
         self._importing: float | None = None
         self._ways: list[_Way] = []
         self.choice: str | None = None  #: of a backend, once one is faster than the caller
         self._has_seen_enough = False
+        self._next_look = 0.0  # seconds of the partition that runs
         self.is_ready = False  #: whether the choice could begin at once when it was made
+
+    @functools.cached_property
+    def _n_cpus(self) -> int:
+        return cpu_count()
 
     @property
     def may_leave(self) -> bool:
@@ -136,6 +147,7 @@ class Judge:
             return
         usage, rows = outcome.stats.usage, outcome.partition.rows
         with self._lock:
+            self._next_look = 0.0
             if _imports_much(usage):
                 self._pace.skip(rows)
                 return
@@ -151,7 +163,8 @@ class Judge:
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
         with self._lock:
-            if not _imports_much(usage):
+            if usage.wall >= self._next_look and not _imports_much(usage):
+                self._next_look = _SO_MUCH_MORE * usage.wall
                 self._decide(self._seen.usage.plus(usage), rows, usage.wall)
             return self.choice
 
@@ -255,19 +268,18 @@ class Judge:
         return max(_LEAST_SECONDS, share * left.seconds)
 
     def _other_ways(self, usage: Usage, left: _Left, *, started: bool = False) -> list[_Way]:
-        """Threads and processes; as if they were there already, if `started`."""
-        if usage.is_native:
-            return []  # it has all cores already
+        """Threads and processes; as if they were there already, if `started`.
+
+        Polars' own work needs no other process, and threads only as far as its pool leaves cores idle.
+        """
         # cores that are busy can't be had twice
-        shared = max(self._share_of_each(left.n), usage.cores / cpu_count())
+        shared = max(self._share_of_each(left.n), usage.cores / self._n_cpus)
         ways: list[_Way] = []
-        alone = usage.alone_share
+        alone = _share_for_one(usage)
         if alone is not None:
-            # what can be shared is never all shared while the others wait for their turn
-            alone = max(0.0, alone - _CHANCE) / (1.0 - _CHANCE)
             there = left.seconds * (alone + (1.0 - alone) * shared)
             ways.append(self._way("threads", left, there, started=started))
-        if not _is_frozen():
+        if not (usage.is_native or _is_frozen()):
             there = left.seconds * min(1.0, shared * self._slowdown()) + self._moving(left.rows)
             ways.append(self._way(self._processes, left, there, started=started))
         return ways
@@ -314,7 +326,7 @@ class Judge:
         return name == "threads" or self._is_warm(name)
 
     def _is_warm(self, name: str) -> bool:
-        return _pools.is_warm(get_backend(name), self._spec)
+        return _pools.is_warm(self._factory(name), self._spec)
 
     @property
     def reason(self) -> str:
@@ -364,6 +376,15 @@ def _enough_seconds(usage: Usage, n_calls: int) -> float:
         return _ENOUGH_OF_MIXED
     is_idle = usage.cores < _IDLE_CORES and pool <= least
     return _ENOUGH_SECONDS if n_calls > 1 or is_idle else _ENOUGH_OF_ONE
+
+
+def _share_for_one(usage: Usage) -> float | None:
+    """Of the time, what threads can't share; ``None`` if that is not known."""
+    if usage.is_native:
+        return _LOST
+    alone = usage.alone_share
+    # what can be shared is never all shared while the others wait for their turn
+    return None if alone is None else max(0.0, alone - _CHANCE) / (1.0 - _CHANCE)
 
 
 def _is_frozen() -> bool:

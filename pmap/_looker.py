@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["QUICK_LOOKS", "Clocks", "Looker"]
 
-#: Looks that come quickly one after the other, to learn what the function does.
-QUICK_LOOKS = 12
+#: Looks that come quickly one after the other, to learn what the function does; and after so many
+#: seconds of looking, where each waits for the GIL, that is known too.
+QUICK_LOOKS, _QUICK_SECONDS = 12, 0.03
 #: Seconds between quick looks, and at most between later ones.
 _QUICK, _SLOW = 0.001, 0.1
 #: Calls that are looked at for one that is looked at so often only, if the first ones are short.
@@ -65,6 +66,7 @@ class Looker:
         self._clocks: Clocks | None = None
         self._seen: list[Look] = []
         self._n_looks = self._n_starts = 0
+        self._looked = 0.0
         self._started = False
 
     def begin(self, clocks: Clocks) -> None:
@@ -102,14 +104,15 @@ class Looker:
                 return
             look = nap.end(pause)
             self._n_looks += 1
-            if self._n_looks > QUICK_LOOKS:
+            self._looked += look[0]
+            if self._n_looks > QUICK_LOOKS or self._looked > _QUICK_SECONDS:
                 pause = min(_SLOW, 1.5 * pause)
             usage = self._note(clocks, look)
             if usage is not None and self._on_look is not None and self._on_look(usage):
                 return
 
     def _note(self, clocks: Clocks | None, look: Look) -> Usage | None:
-        """What the call has used, if the same one went on during the whole look.
+        """What the call has used, if the same one went on during the whole look, and somebody asks.
 
         Under the lock, so that no file of the system's is open here when the call is over: where the
         function has closed standard descriptors, it might have the number of one of them.
@@ -118,7 +121,7 @@ class Looker:
             if clocks is None or clocks is not self._clocks:
                 return None
             self._seen.append(look)
-            return _with_looks(clocks.read(), self._seen)
+            return None if self._on_look is None else _with_looks(clocks.read(), self._seen)
 
 
 def _with_looks(usage: Usage, seen: list[Look]) -> Usage:

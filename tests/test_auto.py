@@ -82,9 +82,19 @@ class TestWhereItGoes:
         assert backend_of(read) != "threads"
         assert "in the kernel" in str(pmap.last_report().plan)
 
-    def test_polars_stays_in_the_caller(self):
-        assert goes_to("serial", workers.polish, LARGE)
+    def test_polars_needs_no_processes(self):
+        """Threads only where its pool leaves a CPU idle, as with work that one thread of it does."""
+        assert backend_of(workers.polish, LARGE) in {"serial", "threads"}
         assert re.search(r"\d% of the CPU time in Polars' own pool", str(pmap.last_report().plan))
+
+    def test_polars_that_leaves_a_cpu_idle_goes_to_threads(self):
+        """Each operation of a long expression waits for the one before it."""
+
+        def waves(part):
+            x = pl.col("x").cast(pl.Float64)
+            return part.select(y=(x.sin() * x.cos()).exp().log1p() + x.sqrt()).head(3)
+
+        assert goes_to("threads", waves, pl.concat([LARGE, LARGE]))
 
     def test_python_on_polars_pool_is_no_polars(self):
         """Two functions in one query run on the pool, and hold the GIL there."""
