@@ -43,10 +43,6 @@ class Figures:
         """Seconds until new workers of a backend are ready."""
         return self._start.get(backend, _USUAL_START.get(backend, 1.0))
 
-    def knows_start(self, backend: str) -> bool:
-        """Whether workers of a backend were started here before."""
-        return backend in self._start
-
     def missed(self, backend: str) -> float:
         """Seconds that workers of a backend would have saved so far, had they been there."""
         return self._missed.get(backend, 0.0)

@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["Judge"]
 
 #: What must be saved at least to leave the caller: seconds, and a share of what is left; a larger one
-#: while nobody knows how long workers take to start here.
-_LEAST_SECONDS, _LEAST_SHARE, _LEAST_SHARE_UNKNOWN = 0.002, 0.05, 0.15
+#: where workers have to start, of which nobody knows how much they will be in the caller's way.
+_LEAST_SECONDS, _LEAST_SHARE, _LEAST_SHARE_COLD = 0.002, 0.05, 0.15
 #: What has to be seen of the function before it is judged, from the third call on. Seconds.
 _ENOUGH_SECONDS = 0.01
 #: The same of its first call, which may take longer than others, and begin in another manner than it
 #: goes on, unless it keeps no CPU busy; and where Polars' pool does some of it, but not most. Seconds;
 #: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
-_IDLE_CORES, _MIXED = 0.2, (0.1, 0.5)
+_IDLE_CORES, _MIXED = 0.2, (0.1, 0.75)
 #: While a partition runs, what was decided holds until it has taken so many times as long.
 _SO_MUCH_MORE = 1.25
 #: Share of the time with the GIL that a busy machine may make of none.
@@ -56,6 +56,8 @@ _WORTH_TELLING = 0.05
 #: What an earlier call has shown tells of partitions that are so many times larger or smaller, and
 #: counts as long as the function takes not so many times longer or shorter.
 _ALIKE, _STEADY = 4, 2
+#: What a way must be thought to take at most, of what one took that was tried, to be tried as well.
+_UNTRIED = 0.8
 #: Workers that had the function ready took less than that, all together. Seconds.
 _LOADED = 0.001
 
@@ -104,8 +106,6 @@ class Judge:
         self._has_foreseen = False
         self._factory = functools.cache(get_backend)
         self._processes, self._why_processes = default_process_backend()
-        self._pickling: float | None = None
-        self._importing: float | None = None
         self._ways: list[_Way] = []
         self.choice: str | None = None  #: of a backend, once one is faster than the caller
         self._has_seen_enough = False
@@ -115,6 +115,16 @@ class Judge:
     @functools.cached_property
     def _n_cpus(self) -> int:
         return cpu_count()
+
+    @functools.cached_property
+    def _pickling(self) -> float:
+        """Seconds to pickle the function; to unpickle it takes as long."""
+        return pickling_seconds(self._work.function)
+
+    @functools.cached_property
+    def _importing(self) -> float:
+        """Seconds until a new worker has imported what the function needs."""
+        return import_seconds(self._work.function)
 
     @property
     def may_leave(self) -> bool:
@@ -248,23 +258,34 @@ class Judge:
         if at_once:
             others = [way for way in others if self._may_begin(way.name)]
         if self._earlier is not None:
-            others = [self._as_it_was(way, left, self._earlier) for way in others]
+            others = self._as_it_was(others, left, self._earlier)
         self._ways = [_Way(_CALLER, left.seconds), *others]
         best = min(self._ways, key=lambda way: way.seconds)
         if best.name != _CALLER and left.seconds - best.seconds > self._least_gain(left, best):
             self.choice = best.name
             self.is_ready = self._may_begin(best.name)
 
-    def _as_it_was(self, way: _Way, left: _Left, earlier: Earlier) -> _Way:
-        """What a way took, if its workers are there, says more than what it should take."""
-        if not self._may_begin(way.name):
-            return way
-        seconds = earlier.took.get((way.name, self._spec.n_workers))
-        return way if seconds is None else way._replace(seconds=seconds * left.rows)
+    def _as_it_was(self, ways: list[_Way], left: _Left, earlier: Earlier) -> list[_Way]:
+        """What a way took, if its workers are there, says more than what it should take.
+
+        It says something of the other ways too: a call may look dearer in the beginning than it is. And
+        one of them that was not tried yet is, if it may well be faster.
+        """
+        took = {
+            name: a_row * left.rows
+            for (name, n), a_row in earlier.took.items()
+            if n == self._spec.n_workers
+        }
+        there = [way for way in ways if self._may_begin(way.name)]
+        better = min(
+            (took[way.name] / way.seconds for way in there if way.name in took), default=1.0
+        )
+        untried = _UNTRIED * min(1.0, better) if took else 1.0
+        known = [way._replace(seconds=took.get(way.name, untried * way.seconds)) for way in there]
+        return [*known, *(way for way in ways if way not in there)]
 
     def _least_gain(self, left: _Left, best: _Way) -> float:
-        known = self._is_warm(best.name) or figures.knows_start(best.name)
-        share = _LEAST_SHARE if known else _LEAST_SHARE_UNKNOWN
+        share = _LEAST_SHARE if self._may_begin(best.name) else _LEAST_SHARE_COLD
         return max(_LEAST_SECONDS, share * left.seconds)
 
     def _other_ways(self, usage: Usage, left: _Left, *, started: bool = False) -> list[_Way]:
@@ -279,7 +300,7 @@ class Judge:
         if alone is not None:
             there = left.seconds * (alone + (1.0 - alone) * shared)
             ways.append(self._way("threads", left, there, started=started))
-        if not (usage.is_native or _is_frozen()):
+        if not (_is_all_native(usage) or _is_frozen()):
             there = left.seconds * min(1.0, shared * self._slowdown()) + self._moving(left.rows)
             ways.append(self._way(self._processes, left, there, started=started))
         return ways
@@ -297,27 +318,29 @@ class Judge:
         return -(-n_left // workers) / n_left if n_left else 1 / workers
 
     def _moving(self, rows: int) -> float:
-        """Seconds for the function, so many rows, and their results."""
-        if self._pickling is None:
-            self._pickling = pickling_seconds(self._work.function)
+        """Seconds for so many rows, and their results."""
         out = self._work.total * rows / max(1, self._work.rows or 0)
         seen = self._seen  # what came of them tells, else as much as goes
         back = seen.bytes_out * rows / seen.rows if seen.rows else out
-        return figures.move_seconds(out + back) + 2 * self._pickling
+        return figures.move_seconds(out + back)
 
     def _way(self, name: str, left: _Left, there: float, *, started: bool) -> _Way:
-        """The caller goes on with what is left while workers start, which slows it down as they will."""
+        """The caller goes on with what is left while workers start, which slows it down as they will.
+
+        It does not while it pickles the function, nor where workers are there and wait for that alone.
+        """
+        pickling = self._pickling if name == self._processes else 0.0
         starting = 0.0 if started or self._is_warm(name) else self._starting(name)
-        meanwhile = starting / max(1e-9, left.seconds * figures.slowdown)
-        busy = starting + there * max(0.0, 1.0 - meanwhile)
+        meanwhile = 0.0
+        if starting:
+            meanwhile = (starting + pickling) / max(1e-9, left.seconds * figures.slowdown)
+        busy = starting + 2 * pickling + there * max(0.0, 1.0 - meanwhile)
         return _Way(name, busy + figures.call_seconds(name))
 
     def _starting(self, name: str) -> float:
         """Seconds until new workers have what the function needs."""
         if name != self._processes:
             return figures.start_seconds(name)
-        if self._importing is None:
-            self._importing = import_seconds(self._work.function)
         # who has missed workers again and again for as long as they take to start has paid for them
         return max(0.0, figures.start_seconds(name) + self._importing - figures.missed(name))
 
@@ -380,11 +403,16 @@ def _enough_seconds(usage: Usage, n_calls: int) -> float:
 
 def _share_for_one(usage: Usage) -> float | None:
     """Of the time, what threads can't share; ``None`` if that is not known."""
-    if usage.is_native:
-        return _LOST
-    alone = usage.alone_share
+    least, alone = _LOST if usage.is_native else 0.0, usage.alone_share
+    if alone is None:
+        return least or None
     # what can be shared is never all shared while the others wait for their turn
-    return None if alone is None else max(0.0, alone - _CHANCE) / (1.0 - _CHANCE)
+    return max(least, (alone - _CHANCE) / (1.0 - _CHANCE))
+
+
+def _is_all_native(usage: Usage) -> bool:
+    """Whether it is Polars' own work, with hardly any Python beside it."""
+    return usage.is_native and (usage.held_share or 0.0) < _CHANCE
 
 
 def _is_frozen() -> bool:
