@@ -17,7 +17,7 @@ import pytest
 import workers
 
 import pmap
-from pmap import _earlier, _judge, _plan
+from pmap import _earlier, _judge, _plan, _ways
 from pmap._figures import Figures
 from pmap._weight import import_seconds, pickling_seconds
 
@@ -47,6 +47,14 @@ def goes_to(backend, function, frame=SMALL):
             return True
         _earlier.forget(function)
     return False
+
+
+def new_figures(monkeypatch):
+    """Of a process in which nothing was measured yet."""
+    figures = Figures()
+    for module in (_judge, _ways):
+        monkeypatch.setattr(module, "figures", figures)
+    return figures
 
 
 def decorated(function):
@@ -219,7 +227,7 @@ class TestWhatEarlierCallsHaveShown:
 
     def test_who_misses_workers_again_and_again_gets_them(self, monkeypatch):
         """Before they are there, no call waits for them."""
-        monkeypatch.setattr(_judge, "figures", Figures())
+        new_figures(monkeypatch)
         processes = _plan.default_process_backend()[0]
 
         def short(part):
@@ -244,8 +252,7 @@ class TestWhatEarlierCallsHaveShown:
             return part
 
         assert backend_of(workers.spin) == processes
-        figures = Figures()
-        monkeypatch.setattr(_judge, "figures", figures)
+        figures = new_figures(monkeypatch)
         for _ in range(5):
             pmap.map_partitions(SMALL, short)
             _earlier.forget(short)
