@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 import polars as pl
 
 from pmap import _board, _context, _transport
+from pmap._allocator import Giver
 from pmap._apply import apply
 from pmap._background import start_helper
 from pmap._context import PartitionInfo
@@ -292,7 +293,7 @@ def _pool_size() -> int | None:
 
 
 class _Forgetter:
-    """Unmaps the input of a worker that rests, so that the caller's memory goes free.
+    """Gives back what a worker that rests has no use for: its input, which is the caller's memory, and its own.
 
     Its thread is there before a function runs: where one has left no memory, a new thread may
     end before it begins, which `Thread.start` waits for in vain.
@@ -302,6 +303,7 @@ class _Forgetter:
         self._last = 0.0
         self._thread: threading.Thread | None = None
         self._has_work = threading.Event()
+        self._giver = Giver()
 
     def begin(self) -> None:
         """A task begins."""
@@ -311,17 +313,20 @@ class _Forgetter:
     def rest(self) -> None:
         """A task is over."""
         self._last = time.monotonic()
-        if _transport.has_mapped():
-            self._has_work.set()
+        self._has_work.set()
 
     def _run(self) -> None:
         while True:
             self._has_work.wait()
             self._has_work.clear()
-            while _context.n_exclusive > 0 or time.monotonic() - self._last < _FORGET_AFTER:
+            while not self._is_resting():
                 time.sleep(_FORGET_AFTER / 2)
             _transport.forget_mapped()
             gc.collect()  # exceptions often hold their frames, and those the partition, in a ring
+            self._giver.give_back(self._is_resting)
+
+    def _is_resting(self) -> bool:
+        return not _context.n_exclusive and time.monotonic() - self._last >= _FORGET_AFTER
 
 
 _forgetter = _Forgetter()

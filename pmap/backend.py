@@ -112,11 +112,15 @@ class WorkerSpec:
     max_tasks_per_child: int | None = None
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of a worker: `base` (default: this process's), threads capped.
+        """The environment of a worker: `base` (default: this process's), threads capped, memory reused.
 
-        A smaller number that the user has set already stays.
+        A smaller number of threads that the user has set already stays, as does what was said to the
+        allocator.
         """
         env = dict(os.environ if base is None else base)
+        from pmap import _allocator  # noqa: PLC0415  for who starts workers
+
+        _allocator.set_up(env, self.threads)
         if self.threads is not None:
             for name in THREAD_VARIABLES:
                 env[name] = str(_smaller(env.get(name, ""), self.threads))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from _typeshed import StrPath
 
@@ -135,3 +136,12 @@ def command(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Garbage that is in the way is collected."""
+    deadline = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < deadline
+        gc.collect()
+        time.sleep(0.01)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from unittest import mock
 import numpy as np
 import polars as pl
 import programs
+import psutil
 import pytest
 import workers
 
@@ -238,7 +240,7 @@ def test_workers_go_on_while_the_caller_is_elsewhere(process_backend, tmp_path):
 
 #: What is imported between `import pmap` and the start of the first worker, which waits for it.
 BEFORE_WORKERS = """
-    pmap pmap._access pmap._api pmap._arguments pmap._background pmap._clocks pmap._cloudpickled pmap._config
+    pmap pmap._access pmap._allocator pmap._api pmap._arguments pmap._background pmap._clocks pmap._cloudpickled pmap._config
     pmap._context pmap._dtypes pmap._figures pmap._forkguard pmap._function pmap._interrupts pmap._partition pmap._plan
     pmap._pools pmap._registry pmap._resources pmap._size pmap._standard pmap._warn pmap._work pmap.backend
     pmap.errors
@@ -248,7 +250,7 @@ BEFORE_WORKERS = """
 
 #: What workers import, before their first task.
 IN_WORKERS = """
-    pmap pmap._apply pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
+    pmap pmap._allocator pmap._apply pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
     pmap._gauge pmap._interrupts pmap._looker pmap._output pmap._pages pmap._resources pmap._segment pmap._size
     pmap._standard pmap._transport pmap._transport._closure pmap._transport._columns pmap._transport._files
     pmap._transport._needed pmap._transport._nodes pmap._transport._parcel pmap._transport._places
@@ -259,8 +261,8 @@ IN_WORKERS = """
 
 #: Modules of pmap's own that most programs never import, and those that send frames to workers.
 LATER = {
-    *("pmap._board", "pmap._carry_away", "pmap._output", "pmap._pages", "pmap._segment"),
-    *("pmap._standard", "pmap._transport", "pmap._worker"),
+    *("pmap._allocator", "pmap._board", "pmap._carry_away", "pmap._output", "pmap._pages"),
+    *("pmap._segment", "pmap._standard", "pmap._transport", "pmap._worker"),
     *("pmap._explain_api", "pmap._share", "pmap.__main__", "pmap.testing"),
     *(
         "pmap._advice",
@@ -374,3 +376,35 @@ def test_a_small_frame_imports_no_large_library_anywhere(own_pool, before, calle
         text=True,
     )
     assert done.stdout.strip() == f"{caller} {forked if own_pool == 'forkserver' else []}"
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="Polars has another allocator there"
+)
+def test_workers_reuse_large_pieces_of_memory(own_pool):
+    """Each page that comes anew from the system is a fault; of ten columns, most are those of the first.
+
+    At rest they have them no more.
+    """
+    rows, n = 4_000_000, 10
+
+    def faults(part):
+        def so_far():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        held, before = own_memory(psutil.Process()), so_far()
+        for i in range(n):
+            pl.int_range(rows, eager=True, dtype=pl.Int64) + i
+        return so_far() - before, held
+
+    size = rows * 8
+    found = list(pmap.iter_partitions(frame_of(2), faults, backend=own_pool, n_jobs=2))
+    assert max(count for count, _ in found) < n / 2 * size // mmap.PAGESIZE
+    most = size / 2 + max(held for _, held in found)
+    at_work = [psutil.Process(stats.worker) for stats in pmap.last_report().stats]
+    programs.wait_until(lambda: all(own_memory(worker) < most for worker in at_work))
+
+
+def own_memory(process):
+    memory = process.memory_info()
+    return memory.rss - memory.shared

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import gc
 import operator
 import os
 import resource
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -138,14 +136,6 @@ def segments():
         except OSError:
             continue  # of the listing itself
     return sum(sizes.values())
-
-
-def wait_until(true):
-    deadline = time.monotonic() + programs.SOON
-    while not true():
-        assert time.monotonic() < deadline
-        gc.collect()
-        time.sleep(0.01)
 
 
 # Faithful -------------------------------------------------------------------------
@@ -465,7 +455,8 @@ def test_memory_goes_when_the_frame_goes_and_pages_are_used_again(transport):
 #: A program of its own, so that nothing else has segments.
 MEMORY = """
 import pmap
-from test_transport import large, renewed, segments, wait_until
+from programs import wait_until
+from test_transport import large, renewed, segments
 
 frame = large()
 with pmap.config(backend="spawn", n_jobs=2):
@@ -490,7 +481,7 @@ def test_named_files_serve_where_nothing_better_is_granted(workers, monkeypatch,
     assert_frame_equal(result, frame)
     assert list(tmp_path.glob("pmap-*/segment"))
     del result
-    wait_until(lambda: (pmap.shutdown(), not list(tmp_path.iterdir()))[1])
+    programs.wait_until(lambda: (pmap.shutdown(), not list(tmp_path.iterdir()))[1])
 
 
 def test_a_segment_cut_short_or_replaced_is_an_error():

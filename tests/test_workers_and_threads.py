@@ -436,6 +436,15 @@ class TestThreads:
         assert variables(starter, n_jobs=2) == wanted
         assert sizes(starter, n_jobs=2) == {2}
 
+    def test_what_was_said_to_the_allocator_stays(self, fresh, starter):
+        def said(part):
+            return os.environ["_RJEM_MALLOC_CONF"]
+
+        fresh.setenv("_RJEM_MALLOC_CONF", "oversize_threshold:1024")
+        found = set(pmap.iter_partitions(DF, said, backend=starter, n_partitions=2, n_jobs=2))
+        assert len(found) == 1
+        assert found.pop().count("oversize_threshold") == 1
+
     def test_leave_the_callers_environment_alone(self, starter):
         before = dict(os.environ)
         sizes(starter, n_jobs=2)

@@ -109,7 +109,7 @@ def _get_ready() -> None:
     """Once in each worker, and before the first unpickling: tasks may name the backend."""
     register_joblib_backend()
     _refuse_fork()
-    also_forget(_opened.has_opened, _opened.forget)
+    also_forget(_opened.forget)
 
 
 def _refuse_fork() -> None:

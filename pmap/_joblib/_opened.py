@@ -168,8 +168,3 @@ forget = _opened.forget
 def open_shared_data(ref: Ref, mode: str) -> Any:
     """What a pickle has in the place of shared data."""
     return _opened.get(ref, mode)
-
-
-def has_opened() -> bool:
-    """Whether this worker holds on to memory of its caller."""
-    return bool(_opened)

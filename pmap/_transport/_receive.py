@@ -57,7 +57,6 @@ __all__ = [
     "Received",
     "also_forget",
     "forget_mapped",
-    "has_mapped",
     "load_blob",
     "pack",
     "pack_bytes",
@@ -140,31 +139,23 @@ class _Maps:
             self._known.clear()
             self._writers.clear()
 
-    def __bool__(self) -> bool:
-        return bool(self._known) or bool(self._writers)
-
 
 _maps = _Maps()
 
 
-#: Others that hold on to the caller's memory: whether they do, and what lets go of it.
-_others: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+#: Others that hold on to the caller's memory, by what lets go of it.
+_others: list[Callable[[], None]] = []
 
 
-def also_forget(has_mapped: Callable[[], bool], forget: Callable[[], None]) -> None:
+def also_forget(forget: Callable[[], None]) -> None:
     """Have another one let go too when the worker rests."""
-    _others.append((has_mapped, forget))
-
-
-def has_mapped() -> bool:
-    """Whether this worker holds on to memory for the next partition."""
-    return bool(_maps) or any(has() for has, _ in _others)
+    _others.append(forget)
 
 
 def forget_mapped() -> None:
     """Let go of it, so that an idle worker does not keep the caller's memory."""
     _maps.forget()
-    for _, forget in _others:
+    for forget in _others:
         forget()
 
 

@@ -1,0 +1,73 @@
+"""How Polars' allocator keeps memory in a worker, and gives it back at rest.
+
+jemalloc gives what is freed back to the system a moment later, by threads of its own. A fork has no such
+threads: there a piece of 8 MB or more goes back at once, so that each page of the next one has to come
+anew from the system, which can take ten times as long as what is done with it. All else goes back as
+memory is asked for. So workers keep large pieces too, and ask for memory when they rest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pmap._resources import memory_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+__all__ = ["Giver", "set_up"]
+
+#: Read by jemalloc when Polars is imported, which has put its own settings there; the last one counts.
+_VARIABLE = "_RJEM_MALLOC_CONF"
+#: A size that no piece has. (It must be a valid one, or the first arena keeps to its 8 MB.)
+_KEEP_LARGE = f"oversize_threshold:{1 << 40}"
+#: One arena, which any thread can move to give back; and what it gives back goes to the system at once.
+_ONE_ARENA = "narenas:1,muzzy_decay_ms:0"
+#: Pieces to ask for: an arena looks at what it keeps about every thousandth time. Their rows: each is
+#: large enough to come from the arena itself.
+_REQUESTS, _ROWS = 3_000, 8_192
+#: Looks that it takes, the first to begin a count, and seconds between them: more than what is freed is
+#: kept for.
+_LOOKS, _KEPT_FOR = 2, 0.6
+#: Bytes more than the last time for which that is done.
+_WORTH_IT = 16 << 20
+
+
+def set_up(env: MutableMapping[str, str], threads: int | None) -> None:
+    """Have workers of that environment keep large pieces, unless the user has said how large.
+
+    With several threads of Polars they keep to several arenas, and give back when they are asked for more.
+    """
+    said = env.get(_VARIABLE, "")
+    if "oversize_threshold" not in said:
+        ours = [_KEEP_LARGE, _ONE_ARENA] if threads == 1 else [_KEEP_LARGE]
+        env[_VARIABLE] = ",".join([said, *ours] if said else ours)
+
+
+class Giver:
+    """Has what a worker does not use given back, where that is worth it."""
+
+    def __init__(self) -> None:
+        self._left = 0  # bytes that were in use the last time
+
+    def give_back(self, is_resting: Callable[[], bool]) -> None:
+        """Ask for memory, as long as the worker rests; takes some hundredths of a second of CPU."""
+        if _held() < self._left + _WORTH_IT:
+            return
+        for look in range(_LOOKS):
+            if look:
+                time.sleep(_KEPT_FOR)
+            for _ in range(_REQUESTS):
+                if not is_resting():
+                    return
+                pl.int_range(_ROWS, eager=True)
+        self._left = _held()
+
+
+def _held() -> int:
+    memory = memory_of(os.getpid())
+    return 0 if memory is None else memory.own
