@@ -163,21 +163,24 @@ class Ways:
     def _as_it_was(self, ways: list[Way], left: Left, earlier: Earlier) -> list[Way]:
         """What a way took, if its workers are there, says more than what it should take.
 
-        It says something of the other ways too: a call may look dearer in the beginning than it is. And
-        one of them that was not tried yet is, if it may well be faster.
+        It says something of the others too: a call may look dearer in the beginning than it is. And one
+        of them that should be faster than the caller, and was not tried yet, is.
         """
         took = {
-            name: a_row * left.rows
-            for (name, n), a_row in earlier.took.items()
-            if n == self._spec.n_workers
+            way.name: earlier.took[way.name, self._spec.n_workers] * left.rows
+            for way in ways
+            if self.may_begin(way.name) and (way.name, self._spec.n_workers) in earlier.took
         }
-        there = [way for way in ways if self.may_begin(way.name)]
-        better = min(
-            (took[way.name] / way.seconds for way in there if way.name in took), default=1.0
-        )
-        untried = _UNTRIED * min(1.0, better) if took else 1.0
-        known = [way._replace(seconds=took.get(way.name, untried * way.seconds)) for way in there]
-        return [*known, *(way for way in ways if way not in there)]
+        better = min([1.0, *(took[way.name] / way.seconds for way in ways if way.name in took)])
+
+        def price(way: Way) -> float:
+            if way.name in took:
+                return took[way.name]
+            gains = way.seconds < (1.0 - _LEAST_SHARE) * left.seconds
+            is_to_be_tried = took and gains and self.may_begin(way.name)
+            return _UNTRIED * better * way.seconds if is_to_be_tried else way.seconds
+
+        return [way._replace(seconds=price(way)) for way in ways]
 
 
 def _share_for_one(usage: Usage) -> float | None:
