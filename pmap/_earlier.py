@@ -70,27 +70,26 @@ class Earlier(NamedTuple):
 
     Attributes
     ----------
-    here, elsewhere
-        Of its partitions, those in the caller and the others.
+    here
+        Of its partitions, those in the caller that tell how the function spends its time.
+    seconds_a_row
+        Of all its partitions, wherever they were: the first may be the quick ones.
+    largest
+        Rows of the largest.
     took
         Seconds a row that ways to do it took where workers were there, by their names and numbers.
     choice
-        Where the others were run.
+        Where it went on.
     trusted
         How many calls may go by it, and how many could at first: what was measured may have misled.
     """
 
     here: Seen
-    elsewhere: Seen
+    seconds_a_row: float
+    largest: int
     took: dict[tuple[str, int], float]
     choice: str | None
     trusted: tuple[int, int] = (0, 0)
-
-    @property
-    def seconds_a_row(self) -> float:
-        """Of the caller; the first calls may have taken longer than is usual."""
-        rates = (self.here.seconds_a_row, self.elsewhere.seconds_a_row)
-        return min(rate for rate in rates if rate is not None)
 
     def trusted_after(self, before: Earlier | None) -> Earlier:
         """The same, with more calls that may go by it if it finds what was found before."""

@@ -145,17 +145,29 @@ class Judge:
         seconds
             That the choice took, if one was made.
         """
-        here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
-        if self.choice == self._costs.processes and here and there:
-            figures.note_slowdown(there / here)
+        whole = self._seconds_a_row()
+        if whole is None:
+            return
+        self._note_slowdown()
         took = self._took(seconds)
         if self._earlier is not None and self._has_foreseen:
-            self._learn_again(self._earlier, took)
-        elif here and self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
-            latest = self._measured(took)
+            self._learn_again(self._earlier, whole, took)
+        elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
+            latest = self._measured(whole, took)
             remember(self._work.function, latest)
             if self.choice is None:
                 self._note_missed(latest)
+
+    def _seconds_a_row(self) -> float | None:
+        """Of all partitions, in the caller and elsewhere."""
+        rows = self._pace.rows_timed + self._elsewhere.rows
+        return (self._pace.seconds + self._elsewhere.usage.wall) / rows if rows else None
+
+    def _note_slowdown(self) -> None:
+        """Of workers, by partitions that were in the caller; not where those were other work."""
+        here, there = self._seen.seconds_a_row, self._elsewhere.seconds_a_row
+        if self.choice == self._costs.processes and here and there and _is_steady(here, there):
+            figures.note_slowdown(there / here)
 
     def _took(self, seconds: float) -> dict[tuple[str, int], float]:
         """What earlier calls say of ways, and this one, unless its workers were new or had to get ready.
@@ -168,22 +180,27 @@ class Judge:
             took[way] = min(took.get(way, latest), latest)
         return took
 
-    def _learn_again(self, earlier: Earlier, took: dict[tuple[str, int], float]) -> None:
+    def _learn_again(
+        self, earlier: Earlier, whole: float, took: dict[tuple[str, int], float]
+    ) -> None:
         """Of a call that went by an earlier one."""
-        if earlier.choice == self.choice and not _is_steady(earlier.elsewhere, self._elsewhere):
+        if not _is_steady(earlier.seconds_a_row, whole):
             forget(self._work.function)
             return
-        latest = earlier.used()._replace(elsewhere=self._elsewhere, choice=self.choice)
-        remember(self._work.function, latest._replace(took=took))
+        whole = min(whole, earlier.seconds_a_row)
+        latest = earlier.used()._replace(seconds_a_row=whole, took=took, choice=self.choice)
+        remember(self._work.function, latest)
 
-    def _measured(self, took: dict[tuple[str, int], float]) -> Earlier:
+    def _measured(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
         before, here = recall(self._work.function), self._seen
-        if before is not None and _is_steady(before.here, here):
-            # of two that took about as long, the one that less was in the way of
-            here = min(before.here, here, key=lambda seen: seen.usage.wall / seen.rows)
-        latest = Earlier(here, self._elsewhere, took, self.choice)
-        return latest.trusted_after(before)
+        if before is not None and _is_steady(before.seconds_a_row, whole):
+            # of two that took about as long, what less was in the way of
+            whole = min(before.seconds_a_row, whole)
+            if _is_steady(_rate(before.here), _rate(here)):
+                here = min(before.here, here, key=_rate)
+        largest = max(here.largest, self._elsewhere.largest)
+        return Earlier(here, whole, largest, took, self.choice).trusted_after(before)
 
     def _note_missed(self, latest: Earlier) -> None:
         """What workers would have saved, had they been there."""
@@ -240,14 +257,16 @@ class Judge:
 
 def _is_alike(earlier: Earlier, rows: float) -> bool:
     """Whether partitions of so many rows are about as large as those that were seen."""
-    largest = max(earlier.here.largest, earlier.elsewhere.largest)
-    return rows <= _ALIKE * largest and largest <= _ALIKE * rows
+    return rows <= _ALIKE * earlier.largest and earlier.largest <= _ALIKE * rows
 
 
-def _is_steady(before: Seen, now: Seen) -> bool:
-    """Whether the function takes as long as it did, about; it may not have been there before."""
-    one, other = before.seconds_a_row, now.seconds_a_row
-    return one is None or other is None or 1 / _STEADY <= other / max(1e-12, one) <= _STEADY
+def _is_steady(before: float, now: float) -> bool:
+    """Whether the function takes as long a row as it did, about."""
+    return 1 / _STEADY <= now / max(1e-12, before) <= _STEADY
+
+
+def _rate(seen: Seen) -> float:
+    return seen.usage.wall / max(1, seen.rows)
 
 
 def _imports_much(usage: Usage) -> bool:

@@ -23,7 +23,7 @@ class Pace:
     def __init__(self, rows: int | None, count: int | None) -> None:
         self._rows, self._count = rows, count
         self._rows_done = self.n_done = 0
-        self._seconds = 0.0
+        self.seconds, self.rows_timed = 0.0, 0  #: of those that were not skipped
         self._full_seconds, self._full_rows = 0.0, 0
         self._best_rate = math.inf
         self._least_of_small = 0.0
@@ -36,7 +36,8 @@ class Pace:
     def note(self, rows: int, seconds: float) -> None:
         """A partition is done."""
         self.skip(rows)
-        self._seconds += seconds
+        self.seconds += seconds
+        self.rows_timed += rows
         if self._is_full(rows):
             self._full_seconds += seconds
             self._full_rows += rows
@@ -58,7 +59,7 @@ class Pace:
     def seconds_left(self, running_rows: int = 0, running_seconds: float = 0.0) -> float:
         """Of the plain loop, without the partition that runs; that one takes so long at least."""
         if self._rows is None or self._count is None:
-            return self._seconds + running_seconds
+            return self.seconds + running_seconds
         n_left = self.n_left(running=running_rows > 0) or 0
         seconds, rows = self._full_seconds, self._full_rows
         if running_rows and self._is_full(running_rows):

@@ -138,8 +138,9 @@ class Run:
         self._next: Partition | None = None  # read, and waits for room
         self._again: deque[tuple[Partition, int]] = deque()  # retries, and the innocent of a break
         self._alone: deque[tuple[Partition, int]] = deque()  # suspects of a break, one at a time
-        self._flights: set[Flight] = set()
-        self._done: queue.SimpleQueue[Flight] = queue.SimpleQueue()
+        # A future knows nothing of its flight: it would keep itself, and its result, alive.
+        self._flights: dict[Future[Any], Flight] = {}
+        self._done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._breaks = 0
         self._exhausted = False
         self._newest = -1  # index of what was read last
@@ -210,7 +211,7 @@ class Run:
             return True
         if partition.n_bytes >= _LARGE and len(self._flights) > self._n_at_work:
             return False
-        in_flight = sum(flight.partition.n_bytes for flight in self._flights)
+        in_flight = sum(flight.partition.n_bytes for flight in self._flights.values())
         return not in_flight or _COPIES * (in_flight + partition.n_bytes) <= self._budget
 
     def _too_far_ahead(self) -> bool:
@@ -240,9 +241,9 @@ class Run:
         except BaseException:
             self._carrier.land(flight)
             raise
-        self._flights.add(flight)
-        done = self._done  # a later queue, after a break, is not for this flight
-        flight.future.add_done_callback(lambda _: done.put(flight))
+        self._flights[flight.future] = flight
+        # a later queue, after a break, is not for this flight
+        flight.future.add_done_callback(self._done.put)
 
     # Waiting.
 
@@ -250,11 +251,11 @@ class Run:
         attended = True
         while True:
             try:
-                return self._done.get(timeout=0 if attended else self._watch.tick)
+                return self._flights[self._done.get(timeout=0 if attended else self._watch.tick)]
             except queue.Empty:
                 attended = self._attend(self._watch.tick)
             finally:
-                self._watch.look(self._flights)
+                self._watch.look(self._flights.values())
 
     def _attend(self, seconds: float) -> bool:
         """Listen to the workers, if the backend leaves that to who waits."""
@@ -281,7 +282,7 @@ class Run:
             return self._judge(flight, failure)
         finally:
             with deferred:
-                self._flights.discard(flight)
+                self._flights.pop(flight.future, None)
                 self._carrier.land(flight)
 
     def _judge(self, flight: Flight, failure: BaseException | None) -> Outcome | None:
@@ -333,7 +334,7 @@ class Run:
     # A backend that breaks as a whole when one worker dies.
 
     def _settle_broken(self, first: Flight, failure: BrokenExecutor) -> Outcome | None:
-        flights = [first, *(flight for flight in self._flights if flight is not first)]
+        flights = [first, *(flight for flight in self._flights.values() if flight is not first)]
         entries = {flight: self._carrier.running(flight) for flight in flights}
         late = [flight for flight in flights if flight.timed_out]
         suspects = late or [flight for flight, entry in entries.items() if entry is not None]
@@ -356,14 +357,14 @@ class Run:
 
     def _resubmit_all(self, first: Flight) -> None:
         """The backend was stopped under this call: nobody's fault, so nobody is charged."""
-        self._flights.add(first)
-        self._again.extend((flight.partition, flight.attempt) for flight in self._flights)
+        self._flights[first.future] = first
+        self._again.extend((flight.partition, flight.attempt) for flight in self._flights.values())
         self._drop_all()
         self._access.renew()
 
     def _drop_all(self) -> None:
         """All flights of a broken backend: whatever comes of them comes too late."""
-        for flight in self._flights:
+        for flight in self._flights.values():
             _when_done(flight, self._carrier.land)
         self._flights.clear()
         self._done = queue.SimpleQueue()
@@ -391,7 +392,7 @@ class Run:
             self._abort()
 
     def _abort(self) -> None:
-        flights, self._flights = self._flights, set()
+        flights, self._flights = list(self._flights.values()), {}
         if flights:
             self._leave()
         capabilities = self._access.backend.capabilities
@@ -406,13 +407,13 @@ class Run:
         for flight in flights:
             _when_done(flight, self._carrier.land)
 
-    def _stop_one_by_one(self, flights: set[Flight]) -> None:
+    def _stop_one_by_one(self, flights: list[Flight]) -> None:
         left = [flight for flight in flights if not flight.future.cancel()]
         entries = [self._carrier.abandon(flight) for flight in left]
         for pid in {entry.pid for entry in entries if entry is not None}:
             kill(pid)
 
-    def _stop_all_together(self, flights: set[Flight]) -> None:
+    def _stop_all_together(self, flights: list[Flight]) -> None:
         """Without cancelling futures, which an executor that is killed sets itself."""
         for flight in flights:
             self._carrier.abandon(flight)

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,6 +24,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Surroundings"]
+
+
+class _Result:
+    """Of a partition."""
+
+    def __init__(self, part: pl.DataFrame) -> None:
+        self.rows = part.height
+
+
+def _make_result(part: pl.DataFrame) -> _Result:
+    return _Result(part)
 
 
 def _info(_: pl.DataFrame) -> tuple[int, int | None, int, int]:
@@ -59,6 +72,18 @@ class Surroundings(Base):
         expected = [(i, 4, 0, 3) for i in range(4)]
         assert list(self._iterate(plain(), _info, n_partitions=4)) == expected
         assert pmap.current_partition() is None
+
+    def test_results_go_when_they_are_dropped(self) -> None:
+        """Without the garbage collector, which may come much later: they may be large."""
+        gc.collect()
+        gc.disable()
+        try:
+            results = list(self._iterate(plain(), _make_result, n_partitions=4))
+            alive = [weakref.ref(result) for result in results]
+            del results
+            assert not any(ref() for ref in alive)
+        finally:
+            gc.enable()
 
     def test_current_partition_of_a_stream(self) -> None:
         """How many there are is not known."""
