@@ -9,6 +9,7 @@ memory is asked for. So workers keep large pieces too, and ask for memory when t
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ __all__ = ["Giver", "set_up"]
 
 #: Read by jemalloc when Polars is imported, which has put its own settings there; the last one counts.
 _VARIABLE = "_RJEM_MALLOC_CONF"
+#: Whether the system says what a process holds.
+_CAN_TELL = sys.platform.startswith("linux")
 #: A size that no piece has. (It must be a valid one, or the first arena keeps to its 8 MB.)
 _KEEP_LARGE = f"oversize_threshold:{1 << 40}"
 #: One arena, which any thread can move to give back; and what it gives back goes to the system at once.
@@ -37,15 +40,27 @@ _LOOKS, _KEPT_FOR = 2, 0.6
 _WORTH_IT = 16 << 20
 
 
-def set_up(env: MutableMapping[str, str], threads: int | None) -> None:
-    """Have workers of that environment keep large pieces, unless the user has said how large.
+def set_up(env: MutableMapping[str, str], threads: int | None, *, keep: bool) -> None:
+    """Have workers of that environment keep large pieces, or not, unless the user has said how large.
 
-    With several threads of Polars they keep to several arenas, and give back when they are asked for more.
+    With several threads of Polars they keep to several arenas, and give back when they are asked for more;
+    so they do if the user has said how many arenas. Where the system does not say what a worker holds,
+    nobody would know when to have it give back.
     """
-    said = env.get(_VARIABLE, "")
-    if "oversize_threshold" not in said:
-        ours = [_KEEP_LARGE, _ONE_ARENA] if threads == 1 else [_KEEP_LARGE]
-        env[_VARIABLE] = ",".join([said, *ours] if said else ours)
+    said = [option for option in env.get(_VARIABLE, "").split(",") if option]
+    if not keep:
+        said = [
+            option for option in said if option != _KEEP_LARGE
+        ]  # from a worker that starts others
+    elif _CAN_TELL and not _is_said("oversize_threshold", said):
+        may_have_one = threads == 1 and not _is_said("narenas", said)
+        said += [_KEEP_LARGE, _ONE_ARENA] if may_have_one else [_KEEP_LARGE]
+    if said:
+        env[_VARIABLE] = ",".join(said)
+
+
+def _is_said(name: str, options: list[str]) -> bool:
+    return any(option.partition(":")[0] == name for option in options)
 
 
 class Giver:

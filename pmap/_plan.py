@@ -168,7 +168,10 @@ def plan_workers(
     )
     why.append(f"threads of Polars, BLAS and OpenMP in each worker process: {threads} ({named})")
     spec = WorkerSpec(
-        n_workers=n_workers, threads=threads, max_tasks_per_child=options.max_tasks_per_child
+        n_workers=n_workers,
+        threads=threads,
+        max_tasks_per_child=options.max_tasks_per_child,
+        keep_memory=options.memory_limit is None,
     )
     return spec, tuple(why)
 

@@ -105,11 +105,15 @@ class WorkerSpec:
         How many native threads each worker may use; ``None`` leaves it to the libraries.
     max_tasks_per_child
         Replace a worker after so many tasks; ``None``: never.
+    keep_memory
+        Whether a worker may keep memory that it does not use for the next partition; not where somebody
+        watches how much it holds.
     """
 
     n_workers: int
     threads: int | None = None
     max_tasks_per_child: int | None = None
+    keep_memory: bool = True
 
     def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of a worker: `base` (default: this process's), threads capped, memory reused.
@@ -120,7 +124,7 @@ class WorkerSpec:
         env = dict(os.environ if base is None else base)
         from pmap import _allocator  # noqa: PLC0415  for who starts workers
 
-        _allocator.set_up(env, self.threads)
+        _allocator.set_up(env, self.threads, keep=self.keep_memory)
         if self.threads is not None:
             for name in THREAD_VARIABLES:
                 env[name] = str(_smaller(env.get(name, ""), self.threads))

@@ -107,6 +107,19 @@ class TestAMemoryLimit:
             out = pmap.map_partitions(DF, lambda part: part, backend=process_backend)
         assert out.equals(DF)
 
+    def test_is_not_about_memory_that_was_freed(self):
+        """Each piece is larger than the ones before it, and so has no place where they were."""
+
+        def grow(part):
+            for size in range(50, 250, 20):
+                pl.int_range(size * MB // 8, eager=True).sum()
+                threading.Event().wait(0.05)  # the caller looks
+            return part
+
+        with pmap.config(memory_limit="400 MB"):
+            out = pmap.map_partitions(DF, grow, n_partitions=2, n_jobs=2, backend="forkserver")
+        assert out.equals(DF)
+
     def test_makes_auto_take_processes(self):
         with pmap.config(memory_limit="2 GB"):
             pmap.map_partitions(DF, lambda part: part)

@@ -445,6 +445,14 @@ class TestThreads:
         assert len(found) == 1
         assert found.pop().count("oversize_threshold") == 1
 
+    def test_arenas_that_were_asked_for_stay(self, fresh, starter):
+        def said(part):
+            return os.environ["_RJEM_MALLOC_CONF"]
+
+        fresh.setenv("_RJEM_MALLOC_CONF", "narenas:3")
+        found = set(pmap.iter_partitions(DF, said, backend=starter, n_partitions=2, n_jobs=2))
+        assert [one.count("narenas") for one in found] == [1]
+
     def test_leave_the_callers_environment_alone(self, starter):
         before = dict(os.environ)
         sizes(starter, n_jobs=2)
