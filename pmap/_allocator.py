@@ -3,7 +3,7 @@
 jemalloc gives what is freed back to the system a moment later, by threads of its own. A fork has no such
 threads: there a piece of 8 MB or more goes back at once, so that each page of the next one has to come
 anew from the system, which can take ten times as long as what is done with it. All else goes back as
-memory is asked for. So workers keep large pieces too, and ask for memory when they rest.
+memory is asked for. So workers keep larger pieces too, and ask for memory when they rest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ __all__ = ["Giver", "set_up"]
 _VARIABLE = "_RJEM_MALLOC_CONF"
 #: Whether the system says what a process holds.
 _CAN_TELL = sys.platform.startswith("linux")
-#: A size that no piece has. (It must be a valid one, or the first arena keeps to its 8 MB.)
-_KEEP_LARGE = f"oversize_threshold:{1 << 40}"
+#: Pieces from this size on go back at once: of pieces that grow, a fork keeps their sum for a while.
+#: (Size 0, for none, would leave the first arena at its 8 MB.)
+_KEEP_LARGE = f"oversize_threshold:{32 << 20}"
 #: One arena, which any thread can move to give back; and what it gives back goes to the system at once.
 _ONE_ARENA = "narenas:1,muzzy_decay_ms:0"
 #: Pieces to ask for: an arena looks at what it keeps about every thousandth time. Their rows: each is
@@ -41,7 +42,7 @@ _WORTH_IT = 16 << 20
 
 
 def set_up(env: MutableMapping[str, str], threads: int | None, *, keep: bool) -> None:
-    """Have workers of that environment keep large pieces, or not, unless the user has said how large.
+    """Have workers of that environment keep larger pieces, or not, unless the user has said how large.
 
     With several threads of Polars they keep to several arenas, and give back when they are asked for more;
     so they do if the user has said how many arenas. Where the system does not say what a worker holds,
@@ -49,9 +50,8 @@ def set_up(env: MutableMapping[str, str], threads: int | None, *, keep: bool) ->
     """
     said = [option for option in env.get(_VARIABLE, "").split(",") if option]
     if not keep:
-        said = [
-            option for option in said if option != _KEEP_LARGE
-        ]  # from a worker that starts others
+        # what a worker that starts others was told
+        said = [option for option in said if option != _KEEP_LARGE]
     elif _CAN_TELL and not _is_said("oversize_threshold", said):
         may_have_one = threads == 1 and not _is_said("narenas", said)
         said += [_KEEP_LARGE, _ONE_ARENA] if may_have_one else [_KEEP_LARGE]

@@ -386,7 +386,7 @@ def test_workers_reuse_large_pieces_of_memory(own_pool):
 
     At rest they have them no more.
     """
-    rows, n = 4_000_000, 10
+    rows, n = 2_000_000, 10
 
     def faults(part):
         def so_far():
@@ -400,7 +400,7 @@ def test_workers_reuse_large_pieces_of_memory(own_pool):
     size = rows * 8
     found = list(pmap.iter_partitions(frame_of(2), faults, backend=own_pool, n_jobs=2))
     assert max(count for count, _ in found) < n / 2 * size // mmap.PAGESIZE
-    most = size / 2 + max(held for _, held in found)
+    most = size + max(held for _, held in found)
     at_work = [psutil.Process(stats.worker) for stats in pmap.last_report().stats]
     programs.wait_until(lambda: all(own_memory(worker) < most for worker in at_work))
 
