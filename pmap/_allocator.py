@@ -29,14 +29,14 @@ _CAN_TELL = sys.platform.startswith("linux")
 #: Pieces from this size on go back at once: of pieces that grow, a fork keeps their sum for a while.
 #: (Size 0, for none, would leave the first arena at its 8 MB.)
 _KEEP_LARGE = f"oversize_threshold:{32 << 20}"
-#: One arena, which any thread can move to give back; and what it gives back goes to the system at once.
-_ONE_ARENA = "narenas:1,muzzy_decay_ms:0"
+#: One arena, which any thread can move to give back.
+_ONE_ARENA = "narenas:1"
 #: Pieces to ask for: an arena looks at what it keeps about every thousandth time. Their rows: each is
 #: large enough to come from the arena itself.
 _REQUESTS, _ROWS = 3_000, 8_192
-#: Looks that it takes, the first to begin a count, and seconds between them: more than what is freed is
-#: kept for.
-_LOOKS, _KEPT_FOR = 2, 0.6
+#: Looks that it takes, and seconds between them: the first begins a count, later ones give back what was
+#: kept for half a second, first to be had again, then for good. (Polars before 2 leaves that to the kernel.)
+_LOOKS, _KEPT_FOR = 4, 0.6
 #: Bytes more than the last time for which that is done.
 _WORTH_IT = 16 << 20
 

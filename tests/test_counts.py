@@ -400,6 +400,8 @@ def test_workers_reuse_large_pieces_of_memory(own_pool):
     size = rows * 8
     found = list(pmap.iter_partitions(frame_of(2), faults, backend=own_pool, n_jobs=2))
     assert max(count for count, _ in found) < n / 2 * size // mmap.PAGESIZE
+    if "muzzy_decay_ms:-1" in os.environ["_RJEM_MALLOC_CONF"]:
+        return  # this Polars leaves to the kernel when to take what was given back
     most = size + max(held for _, held in found)
     at_work = [psutil.Process(stats.worker) for stats in pmap.last_report().stats]
     programs.wait_until(lambda: all(own_memory(worker) < most for worker in at_work))
