@@ -211,11 +211,12 @@ class Call:
         self, stack: contextlib.ExitStack, judge: Judge, leg: Leg, *, ordered: bool
     ) -> Generator[Outcome]:
         """What is left, where that is done fastest."""
-        began = time.perf_counter() - self._away
+        away = self._away
         for outcome in self._run(stack, leg, ordered=ordered):
             judge.note_elsewhere(outcome)
             yield outcome
-        judge.learn(time.perf_counter() - self._away - began)
+        # the leg may have begun while the caller was still at work
+        judge.learn(time.perf_counter() - leg.begun - (self._away - away))
 
     @property
     def _may_begin_ahead(self) -> bool:
@@ -235,7 +236,7 @@ class Call:
                 ahead.begin(choice)
             return choice is not None
 
-        looker = Looker(look)
+        looker = Looker(look, is_idle=lambda: judge.stays)
         stack.callback(looker.close)
         return looker
 

@@ -59,6 +59,10 @@ class Seen(NamedTuple):
             max(self.largest, rows),
         )
 
+    def seen_again(self, other: Seen) -> Seen:
+        """With the looks that were taken at others of the same kind, which tell more if they are more."""
+        return self._replace(usage=self.usage.with_looks_of(other.usage))
+
     @property
     def seconds_a_row(self) -> float | None:
         """On the wall's clock."""
@@ -94,7 +98,7 @@ class Earlier(NamedTuple):
     def trusted_after(self, before: Earlier | None) -> Earlier:
         """The same, with more calls that may go by it if it finds what was found before."""
         found_again = before is not None and before.choice == self.choice
-        n = 2 * before.trusted[1] if before is not None and found_again else _TRUSTED
+        n = max(_TRUSTED, 2 * before.trusted[1]) if before is not None and found_again else _TRUSTED
         return self._replace(trusted=(n, n))
 
     def used(self) -> Earlier:

@@ -123,6 +123,14 @@ class Usage(NamedTuple):
         """CPUs that were busy on average."""
         return (self.cpu + self.others) / max(1e-9, self.wall)
 
+    def with_looks_of(self, other: Usage) -> Usage:
+        """Of this one, with the looks at both."""
+        return self._replace(
+            looks=self.looks + other.looks,
+            looked=self.looked + other.looked,
+            late=self.late + other.late,
+        )
+
     def plus(self, other: Usage) -> Usage:
         """Of both together, as far as they were looked at."""
         return Usage(*map(_sum, self, other))

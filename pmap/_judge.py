@@ -72,6 +72,7 @@ class Judge:
         self._loading = 0.0  # seconds in which workers made the function ready
         self._earlier: Earlier | None = None  #: call of the function
         self._has_foreseen = False
+        self.stays = False  #: in the caller, as an earlier call has shown; nobody need look
         self._costs = Ways(work, spec)
         self._ways: list[Way] = []
         self.choice: str | None = None  #: of a backend, once one is faster than the caller
@@ -92,12 +93,20 @@ class Judge:
         self._earlier = earlier
         if earlier.trusted[0]:
             self._seen = earlier.here
-            left = Left(self._usual_seconds(), self._pace.rows_left(), n)
-            self._choose(self._seen, left, at_once=True)
-        self._has_foreseen = self.choice is not None
+            self._foresee(Left(self._usual_seconds(), self._pace.rows_left(), n))
+        self._has_foreseen = self.stays or self.choice is not None
         if not self._has_foreseen:
             self._seen = _NOTHING
-        return self._has_foreseen
+        return self.choice is not None
+
+    def _foresee(self, left: Left) -> None:
+        if self._seen.usage.wall < _ENOUGH_SECONDS:  # it was over before it could be judged
+            self.stays = True
+            return
+        self._choose(self._seen, left, at_once=True)
+        if self.choice is None:  # what has to start is not begun by hearsay
+            self._choose(self._seen, left)
+            self.stays, self.choice = self.choice is None, None
 
     def _usual_seconds(self, running_rows: int = 0) -> float:
         """What is left, by an earlier call: the first partitions may be the quick ones."""
@@ -115,13 +124,25 @@ class Judge:
                 self._pace.skip(rows)
                 return
             self._pace.note(rows, usage.wall)
-            if self._has_seen_enough:
+            if self.stays and self._takes_longer():
+                self._begin_anew()
+            if self._has_seen_enough or self.stays:
                 return
             is_frame = isinstance(outcome.value, pl.DataFrame)
             bytes_out = estimate(outcome.value) if is_frame else 0
             self._seen = self._seen.plus(usage, rows, bytes_out)
             self._decide(self._seen.usage)
             self._has_seen_enough = self.choice is not None  # workers that start get in the way
+
+    def _takes_longer(self) -> bool:
+        """Than it should by an earlier call, which so tells nothing of where it belongs."""
+        usual = 0.0 if self._earlier is None else self._earlier.seconds_a_row
+        return self._pace.seconds > max(_ENOUGH_SECONDS, _STEADY * usual * self._pace.rows_timed)
+
+    def _begin_anew(self) -> None:
+        forget(self._work.function)
+        self._earlier, self._seen = None, _NOTHING
+        self.stays = self._has_foreseen = False
 
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
@@ -152,11 +173,19 @@ class Judge:
         took = self._took(seconds)
         if self._earlier is not None and self._has_foreseen:
             self._learn_again(self._earlier, whole, took)
-        elif self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
+        elif self._tells_something():
             latest = self._measured(whole, took)
             remember(self._work.function, latest)
             if self.choice is None:
                 self._note_missed(latest)
+
+    def _tells_something(self) -> bool:
+        """To later calls: how the function spends its time, or else that it takes hardly any."""
+        if self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
+            return True
+        is_short = self.choice is None and self._pace.seconds < _ENOUGH_SECONDS
+        # of partitions that are not alike, a call that took longer says more
+        return is_short and (self._earlier is not None or recall(self._work.function) is None)
 
     def _seconds_a_row(self) -> float | None:
         """Of all partitions, in the caller and elsewhere."""
@@ -190,6 +219,8 @@ class Judge:
         whole = min(whole, earlier.seconds_a_row)
         latest = earlier.used()._replace(seconds_a_row=whole, took=took, choice=self.choice)
         remember(self._work.function, latest)
+        if self.stays:
+            self._note_missed(latest)
 
     def _measured(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
@@ -198,9 +229,12 @@ class Judge:
             # of two that took about as long, what less was in the way of
             whole = min(before.seconds_a_row, whole)
             if _is_steady(_rate(before.here), _rate(here)):
-                here = min(before.here, here, key=_rate)
+                quick, slow = sorted((before.here, here), key=_rate)
+                here = quick.seen_again(slow)
         largest = max(here.largest, self._elsewhere.largest)
-        return Earlier(here, whole, largest, took, self.choice).trusted_after(before)
+        latest = Earlier(here, whole, largest, took, self.choice)
+        is_known = here.usage.alone_share is not None or self._pace.seconds < _ENOUGH_SECONDS
+        return latest.trusted_after(before) if is_known else latest
 
     def _note_missed(self, latest: Earlier) -> None:
         """What workers would have saved, had they been there."""

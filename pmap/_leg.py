@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ class Leg:
         self._run: Run
         self.access: Access
         self.start_seconds = 0.0  #: that the workers took to be there, if they were not
+        self.begun = math.inf  #: when the first partitions were taken, by `time.perf_counter`
 
     def open(self) -> None:
         """Get hold of the backend and make all that partitions share; `close` it in any case."""
@@ -102,10 +104,12 @@ class Leg:
 
     def start(self) -> None:
         """Send as many partitions as workers have use for at once."""
+        self._note_begin()
         self._run.start()
 
     def outcomes(self, *, ordered: bool, first: int) -> Generator[Outcome]:
         """Run it; the index of the `first` partition counts if they shall be `ordered`."""
+        self._note_begin()
         narrower = Narrower(self._options, self._error_of)
         last: Outcome | None = None
         outcomes = in_order(self._run, first) if ordered else self._run.outcomes()
@@ -126,6 +130,9 @@ class Leg:
         )
         (outcome,) = alone.outcomes()
         return outcome.error
+
+    def _note_begin(self) -> None:
+        self.begun = min(self.begun, time.perf_counter())
 
     def _note_start(self, ready: float) -> None:
         if self._cold_since is not None:

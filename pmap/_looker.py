@@ -54,12 +54,18 @@ class Looker:
         Called after each look with what the call that goes on has used; ``True`` ends the looking.
     most
         Looks, after which it ends; it does so with each call, too.
+    is_idle
+        Whether nobody wants to know; asked when a call begins.
     """
 
     def __init__(
-        self, on_look: Callable[[Usage], bool] | None = None, most: int | None = None
+        self,
+        on_look: Callable[[Usage], bool] | None = None,
+        most: int | None = None,
+        is_idle: Callable[[], bool] | None = None,
     ) -> None:
         self._on_look = on_look
+        self._is_idle = is_idle
         self._most = most
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -94,6 +100,8 @@ class Looker:
         self._over.set()
 
     def _wants_more(self) -> bool:
+        if self._is_idle is not None and self._is_idle():
+            return False
         return self._most is None or self._n_looks < self._most
 
     def _watch(self, over: threading.Event) -> None:

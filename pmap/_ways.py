@@ -142,20 +142,23 @@ class Ways:
 
         It does not while it pickles the function, nor where workers are there and wait for that alone.
         """
+        starting = 0.0 if started or self._is_warm(name) else self._starting(name, left)
+        if starting > left.seconds:  # whatever else it takes
+            return Way(name, starting)
         pickling = self._pickling if name == self.processes else 0.0
-        starting = 0.0 if started or self._is_warm(name) else self._starting(name)
         meanwhile = 0.0
         if starting:
             meanwhile = (starting + pickling) / max(1e-9, left.seconds * figures.slowdown)
         busy = starting + 2 * pickling + there * max(0.0, 1.0 - meanwhile)
         return Way(name, busy + figures.call_seconds(name))
 
-    def _starting(self, name: str) -> float:
-        """Seconds until new workers have what the function needs."""
+    def _starting(self, name: str, left: Left) -> float:
+        """Seconds until new workers have what the function needs, as far as that matters."""
         if name != self.processes:
             return figures.start_seconds(name)
         # who has missed workers again and again for as long as they take to start has paid for them
-        return max(0.0, figures.start_seconds(name) + self._importing - figures.missed(name))
+        bare = figures.start_seconds(name) - figures.missed(name)
+        return bare if bare >= left.seconds else max(0.0, bare + self._importing)
 
     def _is_warm(self, name: str) -> bool:
         return _pools.is_warm(self._factory(name), self._spec)
@@ -171,7 +174,8 @@ class Ways:
             for way in ways
             if self.may_begin(way.name) and (way.name, self._spec.n_workers) in earlier.took
         }
-        better = min([1.0, *(took[way.name] / way.seconds for way in ways if way.name in took)])
+        expected = {way.name: max(1e-9, way.seconds) for way in ways}
+        better = min([1.0, *(took[name] / expected[name] for name in took)])
 
         def price(way: Way) -> float:
             if way.name in took:

@@ -223,6 +223,33 @@ class TestWhatEarlierCallsHaveShown:
         assert backend_of(made_with(workers.double)) == "serial"
         assert _earlier.recall(made_with(rest)) is not None
 
+    def test_who_was_over_soon_is_not_looked_at_again(self):
+        assert backend_of(workers.double) == "serial"
+        assert "earlier call" not in str(pmap.last_report().plan)
+        assert backend_of(workers.double) == "serial"
+        assert "rows of an earlier call of the function" in str(pmap.last_report().plan)
+
+    def test_who_was_over_soon_and_is_not_any_more_goes_where_it_belongs(self):
+        seconds = 0.0
+
+        def nap(part):
+            time.sleep(seconds)
+            return part
+
+        assert [backend_of(nap) for _ in range(2)] == ["serial", "serial"]
+        seconds = 0.05
+        assert backend_of(nap) == "threads"
+        assert "earlier call" not in str(pmap.last_report().plan)
+
+    def test_what_was_done_while_the_caller_was_at_work_took_its_time_too(self):
+        def long_first(part):
+            time.sleep(0.5 if pmap.current_partition().index == 0 else 0.05)
+            return part
+
+        assert backend_of(long_first) == "threads"
+        took = _earlier.recall(long_first).took["threads", 2] * SMALL.height
+        assert took > 0.1
+
     def test_frames_without_rows_tell_nothing(self):
         for work in (workers.nap, workers.spin):
             for n in (1, 1, 3, 3):

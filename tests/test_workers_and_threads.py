@@ -339,6 +339,23 @@ class TestWorkers:
         assert spec.n_workers == 1
 
 
+class TestPartitions:
+    @pytest.mark.parametrize(
+        ("workers", "rows", "wanted"),
+        [
+            (2, 66_000, [1000, 1000, *4 * [10_000], *2 * [8000], *2 * [4000]]),
+            (4, 1300, [10, 10, *8 * [100], *4 * [80], *4 * [40]]),
+            (1, 66_000, 4 * [16_500]),
+            (2, 24, 8 * [3]),
+            (2, 3, [1, 1, 1]),
+        ],
+    )
+    def test_are_smaller_at_both_ends_if_nobody_says_how_many(self, workers, rows, wanted):
+        frame = pl.DataFrame({"x": range(rows)})
+        heights = pmap.iter_partitions(frame, lambda p: p.height, backend="serial", n_jobs=workers)
+        assert list(heights) == wanted
+
+
 def sizes(backend, **arguments):
     """Sizes of Polars' thread pool in the workers."""
     call = {"n_partitions": 4, **arguments}
