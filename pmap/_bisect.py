@@ -35,16 +35,16 @@ class Narrower:
     def __init__(
         self, options: Options, error_of: Callable[[Partition, Options], BaseException | None]
     ) -> None:
-        self._asked = options.bisect
-        self._options = replace(options, retries=0, on_error="return", partition_wise=False)
+        self._options = options
         self._error_of = error_of
 
     def __call__(self, outcome: Outcome) -> Outcome:
         """The outcome, or another that names fewer rows."""
-        if outcome.error is None or not self._asked:
+        if outcome.error is None or not self._options.bisect:
             return outcome
+        options = replace(self._options, retries=0, on_error="return", partition_wise=False)
         partition, error, n_calls = narrow(
-            outcome.partition, outcome.error, lambda part: self._error_of(part, self._options)
+            outcome.partition, outcome.error, lambda part: self._error_of(part, options)
         )
         note(
             error,

@@ -67,8 +67,8 @@ def refuse_fork(backend: object) -> None:
 
 
 def _fork_road(backend: object) -> str | None:
-    if isinstance(backend, str) and backend in {"fork", "multiprocessing"}:
-        return f"backend={backend!r}"
+    if isinstance(backend, str):
+        return f"backend={backend!r}" if backend in {"fork", "multiprocessing"} else None
     if start_method_of(backend) == "fork":
         return "a fork context of multiprocessing"
     context: Any = next(

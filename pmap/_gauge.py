@@ -7,7 +7,6 @@ Plain CPU time over wall-clock time says nothing on a busy machine.
 from __future__ import annotations
 
 import functools
-import math
 import sys
 import threading
 import time
@@ -200,7 +199,7 @@ class Gauge:
     def __init__(self, *, alone: bool, looker: Looker | None = None) -> None:
         self._alone = alone
         self._looker = looker
-        self._last = math.inf
+        self._last = 0.0
         self._may_wait = True
         self._n_calls = 0
 
@@ -211,7 +210,8 @@ class Gauge:
 
     def measure(self) -> Measured:
         """A context for one call."""
-        closely = self._last >= _WORTH_A_LOOK or self.is_new
+        is_wanted = self._looker is None or self._looker.is_wanted
+        closely = self._last >= _WORTH_A_LOOK or (self.is_new and is_wanted)
         clocks = functools.partial(
             _Clocks, closely=closely, alone=self._alone, may_wait=self._may_wait or self.is_new
         )

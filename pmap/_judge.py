@@ -239,6 +239,8 @@ class Judge:
     def _note_missed(self, latest: Earlier) -> None:
         """What workers would have saved, had they been there."""
         rows = self._work.rows or latest.here.rows
+        if latest.seconds_a_row * rows < _ENOUGH_SECONDS:  # nothing could be saved
+            return
         left = Left(latest.seconds_a_row * rows, rows, self._work.n_partitions)
         for way in self._costs.others(latest.here, left, self._earlier, started=True):
             gain = left.seconds - way.seconds

@@ -75,6 +75,11 @@ class Looker:
         self._looked = 0.0
         self._started = False
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody wants to know what it sees."""
+        return self._is_idle is None or not self._is_idle()
+
     def begin(self, clocks: Clocks) -> None:
         """A call begins."""
         with self._lock:
@@ -100,9 +105,7 @@ class Looker:
         self._over.set()
 
     def _wants_more(self) -> bool:
-        if self._is_idle is not None and self._is_idle():
-            return False
-        return self._most is None or self._n_looks < self._most
+        return self.is_wanted and (self._most is None or self._n_looks < self._most)
 
     def _watch(self, over: threading.Event) -> None:
         pause = _QUICK

@@ -98,9 +98,14 @@ def get_backend(name: str) -> BackendFactory:
             f"no backend is called {name!r}{nearest(name, names)}; there are auto, {', '.join(names)}"
         )
     try:
-        return cast("BackendFactory", point.load())
+        return _load(point)
     except ImportError as exc:
         raise MissingDependencyError(_how_to_install(point, exc)) from exc
+
+
+@cache
+def _load(point: EntryPoint) -> BackendFactory:
+    return cast("BackendFactory", point.load())
 
 
 def _how_to_install(point: EntryPoint, exc: ImportError) -> str:
