@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, cast
 
-from pmap._background import start_helper
+from pmap._background import quick_turns, start_helper
 from pmap._interrupts import give_way
 
 if TYPE_CHECKING:
@@ -95,11 +95,8 @@ class Ahead:
             self._begun = True
         leg = self._make(name)
         try:
-            leg.open()
-            leg.warm_up()
-            if self._may_begin and not self._abandoned:
-                self._gate.close()
-                leg.start()
+            with quick_turns():
+                self._open(leg)
         except BaseException as exc:  # noqa: BLE001  raised again in the caller
             self._error = exc
         self._gate.close()
@@ -109,6 +106,13 @@ class Ahead:
             self._over.set()
         if abandoned:
             leg.close()
+
+    def _open(self, leg: Leg) -> None:
+        leg.open()
+        leg.warm_up()
+        if self._may_begin and not self._abandoned:
+            self._gate.close()
+            leg.start()
 
     def take(self) -> Leg:
         """The leg, once it is ready.

@@ -125,7 +125,8 @@ class Judge:
                 return
             self._pace.note(rows, usage.wall)
             if self.stays and self._takes_longer():
-                self._begin_anew()
+                self._begin_anew()  # with the next one: nobody has looked at this one
+                return
             if self._has_seen_enough or self.stays:
                 return
             is_frame = isinstance(outcome.value, pl.DataFrame)

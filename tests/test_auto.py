@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import sys
 import threading
 import time
 
@@ -324,6 +325,19 @@ class TestItsResults:
         pids = list(pmap.iter_partitions(SMALL, lambda part: (workers.spin(part), os.getpid())[1]))
         assert pids[0] == os.getpid()
         assert len(set(pids)) > 1
+
+    def test_workers_that_start_get_their_turns_while_python_computes(self):
+        usual, seen = sys.getswitchinterval(), set()
+
+        def spin(part):
+            end = time.thread_time() + 0.2
+            while time.thread_time() < end:
+                seen.add(sys.getswitchinterval())
+            return part
+
+        assert goes_to(_plan.default_process_backend()[0], spin)
+        assert min(seen) < usual
+        assert sys.getswitchinterval() == usual
 
     def test_do_not_wait_for_a_long_first_partition(self):
         """The others run meanwhile; who waits is no load."""
