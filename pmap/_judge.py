@@ -225,7 +225,8 @@ class Judge:
 
     def _measured(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
-        before, here = recall(self._work.function), self._seen
+        # a call of other sizes tells nothing of what ways take here, by rows
+        before, here = self._earlier, self._seen
         if before is not None and _is_steady(before.seconds_a_row, whole):
             # of two that took about as long, what less was in the way of
             whole = min(before.seconds_a_row, whole)
