@@ -236,7 +236,7 @@ class Call:
                 ahead.begin(choice)
             return choice is not None
 
-        looker = Looker(look, is_idle=lambda: judge.stays)
+        looker = Looker(look, is_wanted=lambda: not judge.stays)
         stack.callback(looker.close)
         return looker
 

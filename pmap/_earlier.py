@@ -59,10 +59,6 @@ class Seen(NamedTuple):
             max(self.largest, rows),
         )
 
-    def seen_again(self, other: Seen) -> Seen:
-        """With the looks that were taken at others of the same kind, which tell more if they are more."""
-        return self._replace(usage=self.usage.with_looks_of(other.usage))
-
     @property
     def seconds_a_row(self) -> float | None:
         """On the wall's clock."""

@@ -123,7 +123,7 @@ class Usage(NamedTuple):
         return (self.cpu + self.others) / max(1e-9, self.wall)
 
     def with_looks_of(self, other: Usage) -> Usage:
-        """Of this one, with the looks at both."""
+        """Of this one, with the looks at both, which tell more if they are more."""
         return self._replace(
             looks=self.looks + other.looks,
             looked=self.looked + other.looked,
@@ -210,7 +210,7 @@ class Gauge:
 
     def measure(self) -> Measured:
         """A context for one call."""
-        is_wanted = self._looker is None or self._looker.is_wanted
+        is_wanted = self._looker is None or self._looker.is_wanted()
         closely = self._last >= _WORTH_A_LOOK or (self.is_new and is_wanted)
         clocks = functools.partial(
             _Clocks, closely=closely, alone=self._alone, may_wait=self._may_wait or self.is_new

@@ -108,10 +108,14 @@ class Judge:
             self._choose(self._seen, left)
             self.stays, self.choice = self.choice is None, None
 
+    @property
+    def _usual_rate(self) -> float:
+        """Seconds a row of an earlier call; none, without one."""
+        return 0.0 if self._earlier is None else self._earlier.seconds_a_row
+
     def _usual_seconds(self, running_rows: int = 0) -> float:
         """What is left, by an earlier call: the first partitions may be the quick ones."""
-        usual = 0.0 if self._earlier is None else self._earlier.seconds_a_row
-        return usual * self._pace.rows_left(running_rows)
+        return self._usual_rate * self._pace.rows_left(running_rows)
 
     def note(self, outcome: Outcome) -> None:
         """Take a partition into account, unless it was read from a checkpoint."""
@@ -137,8 +141,8 @@ class Judge:
 
     def _takes_longer(self) -> bool:
         """Than it should by an earlier call, which so tells nothing of where it belongs."""
-        usual = 0.0 if self._earlier is None else self._earlier.seconds_a_row
-        return self._pace.seconds > max(_ENOUGH_SECONDS, _STEADY * usual * self._pace.rows_timed)
+        usual = self._usual_rate * self._pace.rows_timed
+        return self._pace.seconds > max(_ENOUGH_SECONDS, _STEADY * usual)
 
     def _begin_anew(self) -> None:
         forget(self._work.function)
@@ -171,14 +175,18 @@ class Judge:
         if whole is None:
             return
         self._note_slowdown()
-        took = self._took(seconds)
+        latest = self._latest(whole, self._took(seconds))
+        if latest is None:
+            return
+        remember(self._work.function, latest)
+        if self.choice is None:
+            self._note_missed(latest)
+
+    def _latest(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier | None:
+        """What this call tells later ones, if it does."""
         if self._earlier is not None and self._has_foreseen:
-            self._learn_again(self._earlier, whole, took)
-        elif self._tells_something():
-            latest = self._measured(whole, took)
-            remember(self._work.function, latest)
-            if self.choice is None:
-                self._note_missed(latest)
+            return self._found_again(self._earlier, whole, took)
+        return self._measured(whole, took) if self._tells_something() else None
 
     def _tells_something(self) -> bool:
         """To later calls: how the function spends its time, or else that it takes hardly any."""
@@ -210,18 +218,15 @@ class Judge:
             took[way] = min(took.get(way, latest), latest)
         return took
 
-    def _learn_again(
+    def _found_again(
         self, earlier: Earlier, whole: float, took: dict[tuple[str, int], float]
-    ) -> None:
-        """Of a call that went by an earlier one."""
+    ) -> Earlier | None:
+        """Of a call that went by an earlier one; that is forgotten if the function has changed."""
         if not _is_steady(earlier.seconds_a_row, whole):
             forget(self._work.function)
-            return
+            return None
         whole = min(whole, earlier.seconds_a_row)
-        latest = earlier.used()._replace(seconds_a_row=whole, took=took, choice=self.choice)
-        remember(self._work.function, latest)
-        if self.stays:
-            self._note_missed(latest)
+        return earlier.used()._replace(seconds_a_row=whole, took=took, choice=self.choice)
 
     def _measured(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
@@ -232,7 +237,7 @@ class Judge:
             whole = min(before.seconds_a_row, whole)
             if _is_steady(_rate(before.here), _rate(here)):
                 quick, slow = sorted((before.here, here), key=_rate)
-                here = quick.seen_again(slow)
+                here = quick._replace(usage=quick.usage.with_looks_of(slow.usage))
         largest = max(here.largest, self._elsewhere.largest)
         latest = Earlier(here, whole, largest, took, self.choice)
         is_known = here.usage.alone_share is not None or self._pace.seconds < _ENOUGH_SECONDS

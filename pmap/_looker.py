@@ -54,18 +54,18 @@ class Looker:
         Called after each look with what the call that goes on has used; ``True`` ends the looking.
     most
         Looks, after which it ends; it does so with each call, too.
-    is_idle
-        Whether nobody wants to know; asked when a call begins.
+    is_wanted
+        Whether anybody wants to know what it sees; asked again and again.
     """
 
     def __init__(
         self,
         on_look: Callable[[Usage], bool] | None = None,
         most: int | None = None,
-        is_idle: Callable[[], bool] | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._on_look = on_look
-        self._is_idle = is_idle
+        self.is_wanted = is_wanted
         self._most = most
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -74,11 +74,6 @@ class Looker:
         self._n_looks = self._n_starts = 0
         self._looked = 0.0
         self._started = False
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody wants to know what it sees."""
-        return self._is_idle is None or not self._is_idle()
 
     def begin(self, clocks: Clocks) -> None:
         """A call begins."""
@@ -105,7 +100,7 @@ class Looker:
         self._over.set()
 
     def _wants_more(self) -> bool:
-        return self.is_wanted and (self._most is None or self._n_looks < self._most)
+        return self.is_wanted() and (self._most is None or self._n_looks < self._most)
 
     def _watch(self, over: threading.Event) -> None:
         pause = _QUICK
