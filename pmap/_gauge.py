@@ -23,8 +23,9 @@ __all__ = ["Gauge", "Usage", "total"]
 
 #: A function that took less the last time is not looked at closely. Seconds.
 _WORTH_A_LOOK = 0.005
-#: Calls that are looked at closely in any case; the first of a map has few rows.
-_LOOKED_AT = 2
+#: Calls that are looked at closely in any case: of the two small partitions, which may be so quick that
+#: they tell little, and of a large one.
+_LOOKED_AT = 3
 #: Looks, or seconds of looking, from which on a share of them means something.
 _ENOUGH_LOOKS, _ENOUGH_LOOKED = 8, 0.03
 #: Share of the CPU time in Polars' pool from which on the work is Polars', and of the time with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 
@@ -79,7 +80,7 @@ class TestOnWhereItRuns:
             return part
 
         text = advice_of(uneven, backend="threads", n_partitions=8)
-        assert "One partition took 1." in text
+        assert re.search(r"One partition took \d\.\d+ s of it", text)
         assert "shuffle the rows" in text
 
 

@@ -96,6 +96,15 @@ class TestWhereItGoes:
         assert backend_of(workers.polish, LARGE) in {"serial", "threads"}
         assert re.search(r"\d% of the CPU time in Polars' own pool", str(pmap.last_report().plan))
 
+    def test_the_first_large_partition_is_looked_at_closely(self):
+        """However quick the small ones before it were."""
+
+        def by_size(part):
+            return workers.polish(part if part.height > LARGE.height // 20 else part.head(3))
+
+        pmap.map_partitions(LARGE, by_size)
+        assert pmap.last_report().timings["pool_seconds"][2] > 0
+
     def test_polars_that_leaves_a_cpu_idle_goes_to_threads(self):
         """Each operation of a long expression waits for the one before it."""
 
