@@ -35,6 +35,8 @@ _NATIVE_SHARE, _WITH_GIL = 0.5, 0.5
 _A_PART, _MORE_THAN_ONE = 0.1, 1.2
 #: Share of the time off the CPU for which nobody asks what it was.
 _HARDLY = 0.05
+#: Modules that may come in during a call; what imports more says nothing about the next.
+_IMPORTS_BY_THE_WAY = 2
 #: What a second in the kernel costs the other threads: to hand the GIL over takes its time, too.
 _CONVOY = 1.5
 
@@ -107,6 +109,11 @@ class Usage(NamedTuple):
         if gil is not None and not gil():
             return in_kernel
         return None if self.held_share is None else max(in_kernel, self.held_share)
+
+    @property
+    def imports_much(self) -> bool:
+        """Whether it says nothing about the next call, which need not import that again."""
+        return self.imported > _IMPORTS_BY_THE_WAY
 
     @property
     def is_native(self) -> bool:

@@ -35,8 +35,6 @@ _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.75)
 #: While a partition runs, what was decided holds until it has taken so many times as long.
 _SO_MUCH_MORE = 1.25
-#: Modules that may come in while a partition runs; what imports more says nothing about the next.
-_IMPORTS_BY_THE_WAY = 2
 #: A share below is not worth a word.
 _WORTH_TELLING = 0.05
 #: What an earlier call has shown tells of partitions that are so many times larger or smaller, and
@@ -124,7 +122,7 @@ class Judge:
         usage, rows = outcome.stats.usage, outcome.partition.rows
         with self._lock:
             self._next_look = 0.0
-            if _imports_much(usage):
+            if usage.imports_much:
                 self._pace.skip(rows)
                 return
             self._pace.note(rows, usage.wall)
@@ -152,7 +150,7 @@ class Judge:
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
         with self._lock:
-            if usage.wall >= self._next_look and not _imports_much(usage):
+            if usage.wall >= self._next_look and not usage.imports_much:
                 self._next_look = _SO_MUCH_MORE * usage.wall
                 self._decide(self._seen.usage.plus(usage), rows, usage.wall)
             return self.choice
@@ -310,10 +308,6 @@ def _is_steady(before: float, now: float) -> bool:
 
 def _rate(seen: Seen) -> float:
     return seen.usage.wall / max(1, seen.rows)
-
-
-def _imports_much(usage: Usage) -> bool:
-    return usage.imported > _IMPORTS_BY_THE_WAY
 
 
 def _enough_seconds(usage: Usage, n_calls: int) -> float:

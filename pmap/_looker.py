@@ -71,9 +71,14 @@ class Looker:
         self._lock = threading.Lock()
         self._clocks: Clocks | None = None
         self._seen: list[Look] = []
-        self._n_looks = self._n_starts = 0
-        self._looked = 0.0
+        self._n_starts = 0
         self._started = False
+        self._look_anew()
+
+    def _look_anew(self) -> None:
+        """Quickly at first: to know what the function does."""
+        self._n_looks, self._looked = 0, 0.0
+        self._pause = _QUICK
 
     def begin(self, clocks: Clocks) -> None:
         """A call begins."""
@@ -82,6 +87,7 @@ class Looker:
         if not self._started and READABLE and self._n_starts < _MOST_CALLS and self._wants_more():
             self._started = True
             self._n_starts += 1
+            self._pause = _QUICK
             self._over = threading.Event()
             start_unseen(functools.partial(self._watch, self._over))
 
@@ -93,6 +99,8 @@ class Looker:
                 self._over.set()
                 self._started = False
             seen = self._seen
+            if usage.imports_much:
+                self._look_anew()
         return _with_looks(usage, seen)
 
     def close(self) -> None:
@@ -103,16 +111,15 @@ class Looker:
         return self.is_wanted() and (self._most is None or self._n_looks < self._most)
 
     def _watch(self, over: threading.Event) -> None:
-        pause = _QUICK
         while self._wants_more():
-            clocks, nap = self._clocks, _Nap()
+            clocks, nap, pause = self._clocks, _Nap(), self._pause
             if over.wait(pause):
                 return
             look = nap.end(pause)
             self._n_looks += 1
             self._looked += look[0]
             if self._n_looks > QUICK_LOOKS or self._looked > _QUICK_SECONDS:
-                pause = min(_SLOW, 1.5 * pause)
+                self._pause = min(_SLOW, 1.5 * pause)
             usage = self._note(clocks, look)
             if usage is not None and self._on_look is not None and self._on_look(usage):
                 return

@@ -29,18 +29,19 @@ import shutil
 import struct
 import sys
 import tempfile
-from functools import cache
+import threading
+from collections import deque
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pmap._background import start_helper
+from pmap._background import start_unseen
 from pmap._interrupts import give_way
 from pmap._resources import available_memory, cpu_count
 from pmap._standard import keep_open
 from pmap.errors import TransportError
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     #: To an address, from an address, so many bytes.
     Move = tuple[int, int, int]
@@ -74,6 +75,8 @@ _WORTH_MAPPING = 1024 * 1024
 _WORTH_THREADS = 8 * 1024 * 1024
 #: Threads that copy at once; more do not fill the memory bus better.
 _MOST_THREADS = 2
+#: What each of them takes at a time. Bytes.
+_PIECE = 2 * 1024 * 1024
 #: From this size on it is worth asking how much memory is left. Bytes.
 _WORTH_ASKING = 16 * 1024 * 1024
 
@@ -288,36 +291,44 @@ def write_at(fd: int, pieces: list[tuple[Any, int]], size: int = 0) -> None:
 
 
 def _copy(base: int, arrays: list[tuple[int, Any]], n_threads: int) -> None:
-    """Copy ctypes arrays to offsets from `base`, in several threads if they are large."""
+    """Copy ctypes arrays to offsets from `base`, in several threads if they are large.
+
+    Each takes the next bytes that nobody has taken: where workers keep the CPUs busy, a thread may
+    come late, and nobody waits for what it has not begun.
+    """
     moves = [(base + at, ctypes.addressof(array), len(array)) for at, array in arrays]
-    total = sum(size for *_, size in moves)
-    if n_threads == 1 or total < _WORTH_THREADS:
+    if n_threads == 1 or sum(size for *_, size in moves) < _WORTH_THREADS:
         _move(moves)
         return
-    threads: list[threading.Thread] = []
-    for _ in range(n_threads - 1):
-        part, rest = _split(moves, total // n_threads)
-        thread = start_helper("pmap-copy", _move, part)
-        if thread is not None:
-            threads.append(thread)
-            moves = rest
+    left = deque(_cut(moves))
+    at_work = [threading.Lock() for _ in range(n_threads - 1)]
+    for lock in at_work:
+        start_unseen(partial(_help, left, lock))
     try:
-        _move(moves)
-    finally:  # a Ctrl-C too: what is copied must stay until all is copied
-        for thread in threads:
-            thread.join()
+        _move_all(left)
+    finally:  # a Ctrl-C too: what is being copied must stay until it is copied
+        left.clear()
+        for lock in at_work:
+            with lock:
+                pass
 
 
-def _split(moves: list[Move], size: int) -> tuple[list[Move], list[Move]]:
-    """The first `size` bytes of what is to be copied, and the rest."""
-    first: list[Move] = []
-    for number, (to, source, n) in enumerate(moves):
-        if n >= size:
-            rest = [(to + size, source + size, n - size), *moves[number + 1 :]]
-            return [*first, (to, source, size)], rest
-        first.append((to, source, n))
-        size -= n
-    return first, []
+def _cut(moves: list[Move]) -> Iterator[Move]:
+    """What is to be copied, in pieces that take a moment each."""
+    for to, source, size in moves:
+        for at in range(0, size, _PIECE):
+            yield to + at, source + at, min(_PIECE, size - at)
+
+
+def _help(left: deque[Move], at_work: threading.Lock) -> None:
+    with at_work:
+        _move_all(left)
+
+
+def _move_all(left: deque[Move]) -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            _move([left.popleft()])
 
 
 def _move(moves: list[Move]) -> None:

@@ -6,6 +6,7 @@ What it takes beside the best choice is measured by benchmarks/regret.py.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import re
 import sys
@@ -201,6 +202,21 @@ class TestWhatEarlierCallsHaveShown:
         assert "earlier call" in str(pmap.last_report().plan)
         pmap.map_partitions(SMALL, nap)
         assert "earlier call" not in str(pmap.last_report().plan)
+
+    def test_who_imports_much_at_first_is_looked_at_again(self, tmp_path, monkeypatch):
+        """What was seen of the first partition does not count; that of the next ones has to."""
+        names = [f"came_in_{number}" for number in range(4)]
+        for name in names:
+            (tmp_path / f"{name}.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
+
+        def nap(part):
+            for name in names:
+                importlib.import_module(name)
+            time.sleep(0.05)
+            return part
+
+        assert backend_of(nap, LARGE) == "threads"
 
     def test_of_small_partitions_nothing_about_large_ones(self):
         def nap(part):

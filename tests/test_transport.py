@@ -294,6 +294,17 @@ def test_of_a_slice_its_rows_travel_alone(road):
     assert moved()[0] < 2 * frame.estimated_size()
 
 
+def test_of_a_frame_in_many_segments_a_worker_maps_those_of_its_rows(workers):
+    def n_mapped(part):
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        return len({line.split()[4] for line in maps if "memfd:pmap" in line})
+
+    frame = pmap.map_partitions(pl.DataFrame({"x": range(800_000)}), renewed, n_partitions=8)
+    pmap.shutdown()
+    seen = list(pmap.iter_partitions(frame, n_mapped, n_partitions=8, n_jobs=1))
+    assert [n - seen[0] for n in seen] == list(range(8))
+
+
 def test_of_scattered_strings_their_bytes_travel_alone(road):
     everything = large(400_000).select("long")
     few = everything.sample(5_000, seed=1)

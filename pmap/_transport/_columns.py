@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import polars as pl
 
 from pmap._dtypes import is_mappable
 from pmap._size import estimate
-from pmap._transport._nodes import describe, is_whole, rebuild
+from pmap._transport._nodes import cut, describe, is_whole, rebuild
 from pmap._transport._parcel import Columns
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "sorted_flags",
     "to_stream",
     "to_trees",
+    "to_trees_of_all",
 ]
 
 #: Strings as Polars itself keeps them, so that nothing is converted.
@@ -49,6 +52,17 @@ class Trees(NamedTuple):
     arrays: list[list[Node]]
     rest: pl.DataFrame | None  #: columns that pyarrow does not carry faithfully
 
+    def rows(self, start: int, stop: int, bounds: list[int]) -> Trees:
+        """Of some rows; `bounds` are those of the arrays, the same in all columns."""
+        first, last = bisect_right(bounds, start) - 1, bisect_left(bounds, stop)
+        pieces = [
+            (number, max(0, start - low), min(stop, high) - max(start, low))
+            for number, (low, high) in enumerate(pairwise(bounds[first : last + 1]), first)
+        ]
+        arrays = [[cut(nodes[n], *rows) for n, *rows in pieces] for nodes in self.arrays]
+        rest = None if self.rest is None else self.rest.slice(start, stop - start)
+        return self._replace(arrays=arrays, rest=rest)
+
     def parcel(
         self, copier: Copier, places: list[Place], rest: Inline | Streamed | None
     ) -> Columns:
@@ -66,18 +80,48 @@ class Trees(NamedTuple):
 
 def to_trees(frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]) -> Trees:
     """Take a frame apart, without a copy; `locate` says of each buffer where it lies."""
+    plain, table = _to_table(frame)
+    crumbs = _crumbs_of(frame, table)
+    if crumbs:
+        frame = frame.with_columns(_in_one(frame.get_column(name)) for name in crumbs)
+        table = _to_arrow(frame, plain)
+    return _trees(frame, table, locate)
+
+
+def to_trees_of_all(
+    frame: pl.DataFrame, locate: Callable[[pa.Buffer], Span]
+) -> tuple[Trees, list[int]] | None:
+    """Take a frame apart, once for all its partitions, and the bounds of its arrays.
+
+    ``None`` if anything would have to be copied, which is better done partition by partition.
+    """
+    if len({tuple(column.chunk_lengths()) for column in frame.get_columns()}) > 1:
+        return None  # Arrow would have them alike
+    _, table = _to_table(frame)
+    lengths = {tuple(map(len, column.chunks)) for column in table.columns}
+    if len(lengths) != 1 or _crumbs_of(frame, table):
+        return None
+    return _trees(frame, table, locate), [0, *accumulate(lengths.pop())]
+
+
+def _to_table(frame: pl.DataFrame) -> tuple[list[str], Any]:
+    """The columns that Arrow carries faithfully, as pyarrow's table, and their names."""
     plain = [name for name, dtype in frame.schema.items() if is_mappable(name, dtype)]
     table = _to_arrow(frame, plain)
     if table is None:
         plain = [name for name in plain if _to_arrow(frame, [name]) is not None]
         table = _to_arrow(frame, plain)
-    crumbs = [name for name in plain if _is_crumbs(frame, name, table.column(name))]
-    if crumbs:
-        frame = frame.with_columns(_in_one(frame.get_column(name)) for name in crumbs)
-        table = _to_arrow(frame, plain)
+    return plain, table
+
+
+def _trees(frame: pl.DataFrame, table: Any, locate: Callable[[pa.Buffer], Span]) -> Trees:
     arrays = [[describe(chunk, locate) for chunk in column.chunks] for column in table.columns]
-    whole = len(plain) == frame.width
-    return Trees(frame, table, arrays, None if whole else frame.drop(plain))
+    whole = table.num_columns == frame.width
+    return Trees(frame, table, arrays, None if whole else frame.drop(table.column_names))
+
+
+def _crumbs_of(frame: pl.DataFrame, table: Any) -> list[str]:
+    return [name for name in table.column_names if _is_crumbs(frame, name, table.column(name))]
 
 
 def _is_crumbs(frame: pl.DataFrame, name: str, column: Any) -> bool:

@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Any, cast
 from pmap._transport._parcel import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pyarrow as pa
 
     from pmap._transport._parcel import Span
 
-__all__ = ["describe", "is_whole", "kind_of", "rebuild", "spans_of", "width_of"]
+__all__ = [
+    "cut",
+    "describe",
+    "is_whole",
+    "kind_of",
+    "rebuild",
+    "renumbered",
+    "spans_of",
+    "width_of",
+]
 
 #: Buffers of a node itself, where those of its children follow in ``array.buffers()``.
 _OWN = {"struct": 1, "fixed_size_list": 1, "large_list": 2}
@@ -68,6 +77,12 @@ def describe(array: Any, locate: Callable[[pa.Buffer], Span]) -> Node:
     return Node(len(array), array.null_count, array.offset, spans, children)
 
 
+def cut(node: Node, start: int, length: int) -> Node:
+    """Some of its rows: the buffers stay what they are."""
+    nulls = {0: 0, node.length: length}.get(node.null_count, -1)
+    return node._replace(length=length, null_count=nulls, offset=node.offset + start)
+
+
 def is_whole(array: Any) -> bool:
     """Whether arrays inside it reach as far as it says.
 
@@ -90,6 +105,17 @@ def spans_of(nodes: Iterable[Node]) -> Iterator[Span]:
         waiting += node.children
         if node.dictionary is not None:
             waiting.append(node.dictionary)
+
+
+def renumbered(node: Node, index: Mapping[int, int]) -> Node:
+    """The same tree where places have other numbers."""
+    dictionary = None if node.dictionary is None else renumbered(node.dictionary, index)
+    spans = tuple(
+        None if span is None else span._replace(place=index.get(span.place, span.place))
+        for span in node.spans
+    )
+    children = tuple(renumbered(child, index) for child in node.children)
+    return node._replace(spans=spans, children=children, dictionary=dictionary)
 
 
 def _children(array: Any, kind: str) -> list[Any]:

@@ -19,10 +19,11 @@ from pmap._transport._columns import (
     sorted_flags,
     to_stream,
     to_trees,
+    to_trees_of_all,
 )
 from pmap._transport._files import FileRegion, file_regions
 from pmap._transport._needed import Copier
-from pmap._transport._nodes import spans_of
+from pmap._transport._nodes import renumbered, spans_of
 from pmap._transport._parcel import (
     COLUMN_BYTES,
     HERE,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pmap._partition import Partition
+    from pmap._transport._columns import Trees
 
 __all__ = ["Lent", "Sender", "atlas", "open_blob", "open_reply", "put_blob", "share"]
 
@@ -142,6 +144,7 @@ class Sender:
         self._latest: pl.DataFrame | None = None
         self._flags: Flags = ()
         self._files: Callable[[], list[FileRegion]] = list  # read when needed, once for a source
+        self._apart: tuple[Places, tuple[Trees, list[int]] | None] | None = None
 
     def parcel(self, partition: Partition) -> tuple[Parcel, Lent]:
         """What to put into the message for `partition`, and what to hold meanwhile."""
@@ -151,28 +154,48 @@ class Sender:
             refuse_unsupported(columns)
             self._latest, self._flags = source, sorted_flags(columns)
             self._files = cache(file_regions) if partition.source_bytes >= _FILE_BYTES else list
-        frame, lent = partition.frame(), Lent()
+            self._apart = None
+        lent = Lent()
         if not self._shared or partition.n_bytes <= INLINE_BYTES:
-            return Inline(to_stream(frame), self._flags), lent
+            return Inline(to_stream(partition.frame()), self._flags), lent
         try:
-            return self._by_reference(frame, partition.n_bytes, lent), lent
+            return self._by_reference(partition, lent), lent
         except BaseException:
             lent.close(released=True)
             raise
 
-    def _by_reference(self, frame: pl.DataFrame, n_bytes: int, lent: Lent) -> Parcel:
-        if n_bytes <= INLINE_BYTES + COLUMN_BYTES * frame.width:
-            return self._streamed(frame, lent, START, self._flags)
-        places = lent.places = Places(atlas, [], HERE, self._files)
-        trees = to_trees(frame, places.locate)
-        copier = lent.copier = Copier(HERE, len(places.places), places.read)
+    def _by_reference(self, partition: Partition, lent: Lent) -> Parcel:
+        if partition.n_bytes <= INLINE_BYTES + COLUMN_BYTES * partition.source.width:
+            return self._streamed(partition.frame(), lent, START, self._flags)
+        lent.places, trees = self._take_apart(partition)
+        places = list(lent.places.places)
+        copier = lent.copier = Copier(HERE, len(places), lent.places.read)
         copier.lay_out(trees)
         if copier.size > START:
             segment = self._segment(lent, copier.size)
             segment.write(copier.pieces(), copier.size)
-            places.places.append(segment.shared)
+            places.append(segment.shared)
         rest = None if trees.rest is None else self._streamed(trees.rest, lent, copier.size)
-        return trees.parcel(copier, places.places, rest)._replace(flags=self._flags)
+        parcel = trees.parcel(copier, places, rest)._replace(flags=self._flags)
+        return _with_few_places(parcel)
+
+    def _take_apart(self, partition: Partition) -> tuple[Places, Trees]:
+        """Where the partition's buffers lie, and the trees of its columns; of the whole source if it can be."""
+        if partition.rows == partition.source.height:
+            places = self._places()
+            return places, to_trees(partition.source, places.locate)
+        if self._apart is None:
+            places = self._places()
+            self._apart = places, to_trees_of_all(partition.source, places.locate)
+        places, apart = self._apart
+        if apart is None:
+            places = self._places()
+            return places, to_trees(partition.frame(), places.locate)
+        trees, bounds = apart
+        return places, trees.rows(partition.start, partition.start + partition.rows, bounds)
+
+    def _places(self) -> Places:
+        return Places(atlas, [], HERE, self._files)
 
     def _segment(self, lent: Lent, size: int) -> Segment:
         if lent.segment is None:
@@ -184,6 +207,21 @@ class Sender:
         segment = self._segment(lent, start + len(data))
         segment.write([(data, start)])
         return Streamed(segment.shared, start, len(data), flags)
+
+
+def _with_few_places(parcel: Columns) -> Columns:
+    """With those places alone that it names: what the whole source has, its receiver need not map."""
+    if len(parcel.places) == 1:
+        return parcel
+    spans = spans_of(itertools.chain(*parcel.arrays))
+    named = sorted({span.place for span in spans if span.size})
+    if len(named) == len(parcel.places):
+        return parcel
+    index = {place: at for at, place in enumerate(named)}
+    return parcel._replace(
+        places=tuple(parcel.places[place] for place in named),
+        arrays=tuple(tuple(renumbered(node, index) for node in nodes) for nodes in parcel.arrays),
+    )
 
 
 def share(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
