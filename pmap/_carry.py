@@ -132,6 +132,7 @@ class CallSpec(NamedTuple):
     options: Options
     n_partitions: int | None
     want_frame: bool
+    largest: int = 0  #: bytes of the largest partition, if that is known
 
 
 class LocalCarrier:

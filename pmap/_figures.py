@@ -25,8 +25,9 @@ _WORTH_NOTING = 1 << 20
 #: Weight of the newest measurement.
 _NEWEST = 0.5
 #: Workers may be found so many times slower than the caller was alone, and after so many seconds half
-#: of that is forgotten: neighbours of a machine come and go.
-_MOST_SLOWDOWN, _HALF_LIFE = 2.0, 60.0
+#: of that is forgotten: neighbours of a machine come and go. Until they were tried they are taken to be
+#: as slow as on two virtual cores that are one in truth, where a start that is not worth it costs most.
+_MOST_SLOWDOWN, _USUAL_SLOWDOWN, _HALF_LIFE = 2.0, 1.25, 60.0
 
 
 class Figures:
@@ -36,7 +37,7 @@ class Figures:
         self._lock = threading.Lock()
         self._start: dict[str, float] = {}
         self._bytes_per_second: float | None = None
-        self._slowdown, self._slowdown_noted = 1.0, 0.0
+        self._slowdown, self._slowdown_noted = _USUAL_SLOWDOWN, 0.0
         self._missed: dict[str, float] = {}
 
     def start_seconds(self, backend: str) -> float:
@@ -64,7 +65,7 @@ class Figures:
         CPUs share caches, memory and, often, cores: two of them seldom do twice as much as one.
         """
         kept: float = 0.5 ** ((time.monotonic() - self._slowdown_noted) / _HALF_LIFE)
-        return 1.0 + (self._slowdown - 1.0) * kept
+        return _USUAL_SLOWDOWN + (self._slowdown - _USUAL_SLOWDOWN) * kept
 
     def call_seconds(self, backend: str) -> float:
         """Seconds that a call costs at least on workers that are there."""

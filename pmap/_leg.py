@@ -159,7 +159,9 @@ class Leg:
 
     def _carrier_to(self, access: Access) -> Carrier:
         work = self._work
-        spec = CallSpec(work.function, self._options, work.n_partitions, work.want_frame)
+        spec = CallSpec(
+            work.function, self._options, work.n_partitions, work.want_frame, work.largest
+        )
         capabilities = access.backend.capabilities
         if capabilities.locality is Locality.PROCESS:
             alone = capabilities.n_workers == 1
