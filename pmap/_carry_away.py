@@ -57,7 +57,7 @@ class RemoteCarrier:
         """Pickle the function, and lay out the board."""
         if self._shared and self._call.largest > _transport.INLINE_BYTES:
             # Now, while a fork server starts: it imports what its caller has, once for all workers.
-            import pyarrow  # noqa: PLC0415, F401  for large partitions
+            import pyarrow as pa  # noqa: PLC0415, F401  for large partitions
         terms = CallTerms(
             self._dump_job(owned=self._owned),
             self._call.n_partitions,

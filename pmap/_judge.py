@@ -220,7 +220,8 @@ class Judge:
         self, earlier: Earlier, whole: float, took: dict[tuple[str, int], float]
     ) -> Earlier | None:
         """Of a call that went by an earlier one; that is forgotten if the function has changed."""
-        if not _is_steady(earlier.seconds_a_row, whole):
+        is_short = self.stays and self._pace.seconds < _ENOUGH_SECONDS
+        if not is_short and not _is_steady(earlier.seconds_a_row, whole):
             forget(self._work.function)
             return None
         whole = min(whole, earlier.seconds_a_row)

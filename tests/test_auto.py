@@ -203,6 +203,18 @@ class TestWhatEarlierCallsHaveShown:
         pmap.map_partitions(SMALL, nap)
         assert "earlier call" not in str(pmap.last_report().plan)
 
+    def test_what_is_over_at_once_is_not_looked_at_again_however_its_time_varies(self):
+        seconds = 0.0
+
+        def look_up(part):
+            time.sleep(seconds)
+            return part
+
+        pmap.map_partitions(SMALL, look_up)
+        for seconds in (0.0003, 0.0, 0.0003, 0.0, 0.0003):  # noqa: B007  the function's own
+            pmap.map_partitions(SMALL, look_up)
+            assert "earlier call" in str(pmap.last_report().plan)
+
     def test_who_imports_much_at_first_is_looked_at_again(self, tmp_path, monkeypatch):
         """What was seen of the first partition does not count; that of the next ones has to."""
         names = [f"came_in_{number}" for number in range(4)]
