@@ -176,6 +176,7 @@ def light(part: pl.DataFrame) -> pl.DataFrame:
 WORKLOADS = [
     Workload("python, 1,000 rows", 1_000, numbers, python_arithmetic),
     Workload("python, 1 million rows", 1_000_000, numbers, python_arithmetic),
+    Workload("python, 3 million rows", 3_000_000, numbers, python_arithmetic),
     Workload("regex", 300_000, texts, regex),
     Workload("json", 200_000, jsons, parse_json),
     Workload("pandas", 500_000, texts, by_pandas),

@@ -45,8 +45,9 @@ __all__ = ["execute"]
 
 #: Functions that a worker keeps ready between calls.
 _KEPT_JOBS = 4
-#: Seconds of rest after which a worker unmaps its input.
-_FORGET_AFTER = 1.0
+#: Seconds of rest after which a worker unmaps its input; and after so many more it gives memory of its
+#: own back, which the next call would have to ask for, and the system to zero.
+_FORGET_AFTER, _GIVE_BACK_AFTER = 1.0, 10.0
 
 
 class _Ready(NamedTuple):
@@ -323,7 +324,8 @@ class _Forgetter:
                 time.sleep(_FORGET_AFTER / 2)
             _transport.forget_mapped()
             gc.collect()  # exceptions often hold their frames, and those the partition, in a ring
-            self._giver.give_back(self._is_resting)
+            if not self._has_work.wait(_GIVE_BACK_AFTER):
+                self._giver.give_back(self._is_resting)
 
     def _is_resting(self) -> bool:
         return not _context.n_exclusive and time.monotonic() - self._last >= _FORGET_AFTER
