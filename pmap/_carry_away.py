@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import pickle
@@ -56,8 +57,9 @@ class RemoteCarrier:
     def open(self) -> None:
         """Pickle the function, and lay out the board."""
         if self._shared and self._call.largest > _transport.INLINE_BYTES:
-            # Now, while a fork server starts: it imports what its caller has, once for all workers.
-            import pyarrow as pa  # noqa: PLC0415, F401  for large partitions
+            # Which large partitions need, now, while a fork server starts: it imports what its caller
+            # has, once for all workers.
+            importlib.import_module("pyarrow")
         terms = CallTerms(
             self._dump_job(owned=self._owned),
             self._call.n_partitions,
