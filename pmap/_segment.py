@@ -298,7 +298,7 @@ def _copy(base: int, arrays: list[tuple[int, Any]], n_threads: int) -> None:
     """
     moves = [(base + at, ctypes.addressof(array), len(array)) for at, array in arrays]
     if n_threads == 1 or sum(size for *_, size in moves) < _WORTH_THREADS:
-        _move(moves)
+        _move_all(deque(moves))
         return
     left = deque(_cut(moves))
     at_work = [threading.Lock() for _ in range(n_threads - 1)]
@@ -328,12 +328,7 @@ def _help(left: deque[Move], at_work: threading.Lock) -> None:
 def _move_all(left: deque[Move]) -> None:
     with contextlib.suppress(IndexError):
         while True:
-            _move([left.popleft()])
-
-
-def _move(moves: list[Move]) -> None:
-    for to, source, n in moves:
-        ctypes.memmove(to, source, n)  # other threads go on meanwhile
+            ctypes.memmove(*left.popleft())  # other threads go on meanwhile
 
 
 def refuse_if_full(fd: int, size: int) -> None:
