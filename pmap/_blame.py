@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from pmap._resources import memory_kills
@@ -108,9 +109,10 @@ class Blame:
 
 def failure_of(flight: Flight) -> BaseException | None:
     """Of the backend; the function's own comes in the reply."""
-    if flight.future.cancelled():
+    try:
+        return flight.future.exception()
+    except CancelledError:
         return BackendError("the backend cancelled a task, or was closed")
-    return flight.future.exception()
 
 
 def as_ours(failure: BaseException) -> BaseException:

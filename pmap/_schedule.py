@@ -129,6 +129,8 @@ class Run:
         self._options = options
         self._keep = keep
         elsewhere = access.backend.capabilities.locality is not Locality.PROCESS
+        # a flight that never left this process holds nothing that could be lost
+        self._at_landing = deferred if elsewhere else contextlib.nullcontext()
         self._blame = Blame(options, count, access.name, elsewhere=elsewhere)
         self._watch = Watch(carrier, options)
         self._pieces = Pieces()
@@ -281,7 +283,7 @@ class Run:
         try:
             return self._judge(flight, failure)
         finally:
-            with deferred:
+            with self._at_landing:
                 self._flights.pop(flight.future, None)
                 self._carrier.land(flight)
 

@@ -25,7 +25,6 @@ class SerialBackend:
     def submit(self, task: Task) -> Future[Any]:
         """Run the task now."""
         future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
         try:
             future.set_result(task())
         except Exception as exc:  # noqa: BLE001  Ctrl-C is the caller's and passes
