@@ -96,12 +96,14 @@ INTEGER_UDFS = [
     lambda v: v > 2.5, lambda v: v <= -2.5, lambda v: 2.5 > v, lambda v: -0.5 < v < 7.25, lambda v: v == 2.0, lambda v: v or 1, lambda v: v and 5,
     lambda v: v & 6, lambda v: v | -3, lambda v: v ^ 5, lambda v: GRADES[v] if v in GRADES else "?", lambda v: "?" if v not in GRADES else GRADES[v],
     looked_up, lambda v: stepped(v), lambda v: 1 if v is None else v, lambda v: 1 if v is not None and v > 3 else 0,
+    lambda v: v << 2, lambda v: (v >> 3) & 255, abs, str, float, bool,
 ]  # fmt: skip
 FLOAT_UDFS = [
     lambda v: v + 0.5, lambda v: v * 2, lambda v: v * 1.1 - 3.0, lambda v: -v, lambda v: abs(v), lambda v: v / 8, lambda v: v > 1.5,
     lambda v: v >= 0, lambda v: v < 0.1, lambda v: v > 1.5, lambda v: v == 0.5, lambda v: v != 0.5, lambda v: 0.0 <= v <= 1.0,
     lambda v: "hot" if v > 30 else "cold", lambda v: v if v > 0 else 0.0, lambda v: int(v), lambda v: math.sqrt(v),
     lambda v: math.fabs(v), lambda v: None if v < 0 else v, lambda v: not v > 0.0, lambda v: v > 0 and v < 1,
+    abs, int,
 ]  # fmt: skip
 STRING_UDFS = [
     lambda v: v.upper(), lambda v: v.lower(), lambda v: v.strip(), lambda v: v.lstrip(), lambda v: v.rstrip(),
@@ -114,6 +116,7 @@ STRING_UDFS = [
     lambda v: v.upper() if len(v) > 2 else v, lambda v: "" if v == "a" else v, lambda v: ("b" if v == "a" else v).upper(), local_names, lambda v: str(v),
     lambda v: len(v.strip()) > 3, lambda v: v.split(".")[1], lambda v: v.replace("a", ""), lambda v: "none" if not v else v,
     lambda v: v in RATES, lambda v: 1 if v or len(v) > 2 else 0, lambda v: v.replace(".", "$1"),
+    len, str.upper, str.strip, lambda v: v.startswith(("a", "é", "b ")), lambda v: not v.endswith(("b", ".")),
 ]  # fmt: skip
 DATE_UDFS = [
     lambda v: v.year,
@@ -134,7 +137,9 @@ REFUSED = [
     (lambda v: math.log(v), pl.Float64), (lambda v: math.sin(v), pl.Float64), (lambda v: 1 if v > 0 else "x", pl.Int64),
     (lambda v: 1 if v > 0 else 0.5, pl.Int64), (lambda v: v or "x", pl.Int64), (lambda v: v * 3, pl.String),
     (lambda v: [v], pl.Int64), (lambda v: v // 0, pl.Int64), (lambda v: v + 1, pl.UInt64),
-    (lambda v: v.year, pl.Datetime("ns")), (lambda v, w=1: v + w, pl.Int64), (len, pl.String), (str.upper, pl.String),
+    (lambda v: v.year, pl.Datetime("ns")), (lambda v, w=1: v + w, pl.Int64), (str.title, pl.String), (hex, pl.Int64),
+    (lambda v: v << 63, pl.Int64), (lambda v: v >> -1, pl.Int64), (lambda v: 1 << v, pl.Int64), (lambda v: v.isoformat(), pl.Datetime("us")),
+    (lambda v: v.startswith(("", "a")), pl.String), (str.upper, pl.Int64),
     (lambda v: undefined_name + v, pl.Int64), (lambda v: sum(range(v)), pl.Int64), (lambda v: v.zfill(3), pl.String),
     (lambda v: re.sub("a?", "-", v), pl.String), (lambda v: re.sub("a++b", "-", v), pl.String), (nothing_then_compared, pl.Int64), (calls_itself, pl.Int64),
     (lambda v: f"<{GRADES.get(v)}>", pl.Int64), (lambda v: GRADES.get(v) == "one", pl.Int64), (lambda v: max(v, 0.0), pl.Float64),
@@ -228,6 +233,11 @@ def test_dates(udf, values, moments):
     assert _check(udf, moments, pl.Datetime("us"))
 
 
+@given(values=st.lists(st.none() | st.dates(), max_size=20))
+def test_dates_as_text(values):
+    assert _check(lambda v: v.isoformat(), values, pl.Date)
+
+
 @pytest.mark.parametrize(("udf", "dtype"), REFUSED)
 def test_what_means_something_else_in_polars_is_refused(udf, dtype):
     with pytest.raises(Untranslatable):
@@ -260,6 +270,29 @@ def test_a_replacement_that_wraps_is_not_shown_and_the_value_is_named():
     assert any("differs on v=" in fact for fact in found.evidence), found.evidence
 
 
+@pytest.mark.parametrize(
+    ("udf", "dtype", "has_nulls"),
+    [
+        (lambda v: 0.0 if v is None else v, pl.Float64, True),
+        (lambda v: "none" if v is None else "low" if v < 3 else "high", pl.String, True),
+        (lambda v: None if v is None else v > 3, pl.Boolean, True),
+        (lambda v: v * 2, pl.Float64, False),  # it raises on nulls
+    ],
+)
+def test_a_function_that_is_handed_nulls_is_asked_what_it_makes_of_one(udf, dtype, has_nulls):
+    values = [None if has_nulls and i % 7 == 0 else float(i % 50 - 20) for i in range(5000)]
+    frame, function, found = _explained(udf, values, return_dtype=dtype, skip_nulls=False)
+    assert found.replacement is not None, found.evidence
+    assert_frame_equal(found.native(frame), function(frame))
+
+
+def test_a_builtin_function_is_shown_as_it_is_written():
+    frame, function, found = _explained(str.upper, ["a b", "c"] * 3000, return_dtype=pl.String)
+    assert "map_elements(str.upper)" in found.replacement
+    assert found.partition_safe == "yes"
+    assert_frame_equal(found.native(frame), function(frame))
+
+
 def test_the_name_of_the_column_and_all_else_stay():
     frame = pl.DataFrame({"v": ["a b", "c"] * 2000, "w": range(4000)})
 
@@ -284,6 +317,18 @@ def test_a_series_is_mapped_natively_too():
     found = pmap.explain(frame, function)
     assert "to_uppercase" in found.replacement
     assert_frame_equal(found.native(frame), function(frame))
+
+
+def test_a_series_that_is_no_column_stays():
+    frame = pl.DataFrame({"v": ["a b", "c"] * 2000})
+
+    def function(part):
+        made = pl.Series("made", part["v"].to_list())
+        return part.with_columns(made.map_elements(lambda text: text.upper(), pl.String))
+
+    found = pmap.explain(frame, function)
+    assert found.replacement is None
+    assert any("'made' is not a column" in fact for fact in found.evidence), found.evidence
 
 
 def test_a_value_of_the_partition_in_the_function_has_no_single_expression():
@@ -364,16 +409,6 @@ def test_one_line_that_makes_different_functions_has_no_single_replacement():
 
     assert pmap.explain(frame, function).replacement is None
     assert pmap.explain(frame, closures).replacement is None
-
-
-def test_nulls_that_the_function_is_handed_are_its_own():
-    found = _explained(
-        lambda v: 0 if v is None else v,
-        [1, None, 3] * 1000,
-        return_dtype=pl.Int64,
-        skip_nulls=False,
-    )[2]
-    assert found.replacement is None
 
 
 def test_a_name_of_the_users_own_hides_a_builtin():

@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import threading
+from types import MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -41,8 +42,8 @@ class Replaced:
         Of each line: what was replaced, by what.
     columns
         The functions that were replaced, by their column.
-    in_loops
-        Those that are the bodies of loops, which are handed nulls too.
+    in_loops, given_nulls
+        Those that are the bodies of loops; and those that are handed nulls too, as these are.
     may_wrap
         Whether a loop's expression may need more than 64 bits, for values that its column can hold.
     is_ambiguous
@@ -62,6 +63,7 @@ class Replaced:
         self.refused: dict[str, str] = {}
         self.columns: dict[str, list[Any]] = {}
         self.in_loops: list[Any] = []
+        self.given_nulls: list[Any] = []
         self.may_wrap = False
         self.is_ambiguous = False
 
@@ -73,18 +75,13 @@ class Replaced:
         if column is None:
             self._refuse(function, "it is not called on a plain column")
             return None
-        dtype = self._dtypes.get((column, _line(function)))
-        if dtype is None:
-            self._refuse(function, f"{column!r} is not a column as the partition has it")
-            return None
-        return self._native(f"pl.col({column!r})", column, dtype, function, options)
+        return self._native(f"pl.col({column!r})", column, function, options)
 
     def series(
         self, receiver: pl.Series, function: Any, options: dict[str, Any]
     ) -> pl.Series | None:
         """The values that the native expression gives for a Series, or ``None``."""
-        column = receiver.name
-        found = self._native(f"Series {column!r}", column, receiver.dtype, function, options)
+        found = self._native(f"Series {receiver.name!r}", receiver.name, function, options)
         return None if found is None else receiver.to_frame().select(found).to_series()
 
     def loop(self, loop: Loop, source: Any, function: Any) -> Any:
@@ -115,6 +112,7 @@ class Replaced:
         self.is_ambiguous |= name in self.refused
         self.may_wrap |= _may_wrap(loop, column, function)
         self.in_loops.append(function)
+        self.given_nulls.append(function)
         return self._kept(loop.where, loop.written(text), column.name, function, text)
 
     def _kept(
@@ -129,24 +127,31 @@ class Replaced:
         return expression.alias(column)
 
     def _native(
-        self, shown: str, column: str, dtype: pl.DataType, function: Any, options: dict[str, Any]
+        self, shown: str, column: str, function: Any, options: dict[str, Any]
     ) -> pl.Expr | None:
-        if options.get("skip_nulls", True) is not True or options.get("pass_name"):
-            self._refuse(function, "it is handed nulls, or names")
+        dtype = self._dtypes.get((column, _line(function)))
+        if dtype is None:
+            self._refuse(function, f"{column!r} is not a column as the partition has it")
             return None
+        if options.get("pass_name"):
+            self._refuse(function, "it is handed names")
+            return None
+        skip_nulls = bool(options.get("skip_nulls", True))
         try:
-            text = translate(function, column, dtype, options.get("return_dtype"))
+            text = translate(
+                function, column, dtype, options.get("return_dtype"), skip_nulls=skip_nulls
+            )
         except Untranslatable as reason:
             self._refuse(function, str(reason))
             return None
-        name = getattr(function, "__name__", "function").replace("<lambda>", "lambda ...")
+        if not skip_nulls:
+            self.given_nulls.append(function)
+        name = _name(function).replace("<lambda>", "lambda ...")
         key = (f"{shown}.map_elements({name})", _line(function))
         return self._kept(key, text, column, function, text)
 
     def _refuse(self, function: Any, reason: str) -> None:
-        self.refused[f"{getattr(function, '__name__', 'the function')} ({_line(function)})"] = (
-            reason
-        )
+        self.refused[f"{_name(function)} ({_line(function)})"] = reason
 
 
 def _may_wrap(loop: Loop, column: pl.Series, function: Any) -> bool:
@@ -162,7 +167,13 @@ def _may_wrap(loop: Loop, column: pl.Series, function: Any) -> bool:
 
 def _line(function: Any) -> str:
     code = getattr(function, "__code__", None)
-    return "line ?" if code is None else f"line {code.co_firstlineno}"
+    return "not of Python" if code is None else f"line {code.co_firstlineno}"
+
+
+def _name(function: Any) -> str:
+    """As it is written: `str.upper` by its class, too."""
+    is_method = isinstance(function, MethodDescriptorType)
+    return getattr(function, "__qualname__" if is_method else "__name__", "the function")
 
 
 def _column_of(receiver: pl.Expr) -> str | None:
@@ -225,21 +236,23 @@ def probed(schema: pl.Schema) -> Generator[Probed]:
 
         return receiver.map_batches(noted, return_dtype=options.get("return_dtype"))
 
-    with _patched(probe, None):
+    def probe_series(receiver: pl.Series, function: Any, _: dict[str, Any]) -> None:
+        mine.note((receiver.name, _line(function)), receiver.dtype)
+
+    with _patched(probe, probe_series):
         yield mine
 
 
 @contextlib.contextmanager
 def _patched(
-    of_expr: Callable[..., pl.Expr | None], of_series: Callable[..., pl.Series | None] | None
+    of_expr: Callable[..., pl.Expr | None], of_series: Callable[..., pl.Series | None]
 ) -> Generator[None]:
     """Ask these first, for this thread: others get Polars' own method. It is put back however the block ends."""
     with _LOCK:
         before = pl.Expr.map_elements, pl.Series.map_elements
         try:
             pl.Expr.map_elements = _asking(before[0], of_expr)  # type: ignore[method-assign]
-            if of_series is not None:
-                pl.Series.map_elements = _asking(before[1], of_series)  # type: ignore[method-assign]
+            pl.Series.map_elements = _asking(before[1], of_series)  # type: ignore[method-assign]
             yield
         finally:
             pl.Expr.map_elements, pl.Series.map_elements = before  # type: ignore[method-assign]

@@ -9,7 +9,14 @@ from __future__ import annotations
 import builtins
 import dis
 import inspect
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from datetime import date, datetime, time, timedelta
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any, cast
 
 from pmap._advice._names import words
@@ -53,6 +60,8 @@ _METHODS = words(
     "combine"
 )
 _CONSTANT = (bool, int, float, complex, str, bytes, frozenset, tuple, range, type(None))
+#: Classes whose methods are asked for by name, as `str.upper`.
+_VALUES = (str, bytes, int, float, date, datetime, time, timedelta)
 _DEEPEST = 6
 
 
@@ -139,6 +148,9 @@ def impurity(function: object, depth: int = 0) -> str | None:
     if isinstance(function, BuiltinFunctionType):
         known = function.__module__ in _MODULES | {"builtins", "_hashlib"}
         return None if known and function.__name__ in _BUILTINS | _METHODS else "a function in C"
+    if isinstance(function, MethodDescriptorType):
+        known = function.__objclass__ in _VALUES and function.__name__ in _METHODS
+        return None if known else "a method in C"
     if not isinstance(function, FunctionType):
         return f"a {type(function).__name__}"
     if depth > _DEEPEST:

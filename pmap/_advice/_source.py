@@ -6,11 +6,12 @@ Without a file, from its bytecode.
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import inspect
 import linecache
-from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, cast
+from types import CodeType, FunctionType, MethodDescriptorType
+from typing import TYPE_CHECKING, Any, cast
 
 from pmap._advice._bytecode import body_from_bytecode
 
@@ -23,7 +24,7 @@ __all__ = ["body_of", "constants_of", "node_of"]
 def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
     """Name of the one parameter, and the statements; ``None`` if that is not what it is."""
     if not isinstance(function, FunctionType):
-        return None
+        return _body_of_builtin(function)
     code = function.__code__
     if (
         code.co_argcount != 1 or code.co_kwonlyargcount or code.co_flags & 0x2C
@@ -37,6 +38,18 @@ def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
     if not node.decorator_list:
         return code.co_varnames[0], node.body
     return None
+
+
+def _body_of_builtin(function: Any) -> tuple[str, list[ast.stmt]] | None:
+    """Of `str.upper`, `len` and the like: the call that a lambda would have written."""
+    value, name = ast.Name("value"), getattr(function, "__name__", "")
+    if isinstance(function, MethodDescriptorType) and function.__objclass__ is str:
+        call = ast.Call(ast.Attribute(value, name), [], [])
+    elif name and getattr(builtins, name, None) is function:
+        call = ast.Call(ast.Name(name), [value], [])
+    else:
+        return None
+    return value.id, [ast.Return(call)]
 
 
 def node_of(function: FunctionType) -> ast.Lambda | ast.FunctionDef | None:

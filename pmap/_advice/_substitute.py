@@ -229,7 +229,7 @@ def _defined(edges: pl.DataFrame, mine: Replaced) -> pl.DataFrame:
             all(
                 _works(function, value)
                 for function in functions
-                if value is not None or function in mine.in_loops
+                if value is not None or function in mine.given_nulls
             )
             for value in edges[name]
         ]

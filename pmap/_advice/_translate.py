@@ -25,12 +25,20 @@ from pmap._advice._source import body_of
 from pmap._advice._translator import Translator, namespace_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FunctionType
 
 __all__ = ["Said", "Untranslatable", "namespace_of", "translate", "translate_loop"]
 
 
-def translate(function: object, column: str, dtype: pl.DataType, return_dtype: Any = None) -> str:
+def translate(
+    function: Callable[[Any], Any],
+    column: str,
+    dtype: pl.DataType,
+    return_dtype: Any = None,
+    *,
+    skip_nulls: bool = True,
+) -> str:
     """The text of an expression that gives what ``pl.col(column).map_elements(function)`` gives.
 
     Raises
@@ -41,8 +49,10 @@ def translate(function: object, column: str, dtype: pl.DataType, return_dtype: A
     found = body_of(function)
     if found is None:
         raise Untranslatable("its source was not found, or it is no plain function of one value")
-    said = _said(cast("FunctionType", function), *found, _base(column, dtype))
-    return _finished(said, column, return_dtype)
+    said = _said(function, *found, _base(column, dtype))
+    if skip_nulls:
+        return _finished(said, column, return_dtype)
+    return _with_null(said, function, column, return_dtype)
 
 
 def translate_loop(
@@ -75,19 +85,24 @@ def translate_loop(
     if is_watched and base.kind == "int":
         ends = [abs(cast("int", end)) for end in (column.min(), column.max()) if end is not None]
         base = replace(base, limit=max(ends, default=0))
-    said = _said(function, name, body, base)
+    return _with_null(_said(function, name, body, base), function, column.name, None)
+
+
+def _with_null(said: Said, function: Callable[[Any], Any], column: str, return_dtype: Any) -> str:
+    """For a function that is handed nulls too: it is called with one."""
     try:
         of_null = function(None)  # it calls nothing but what has an expression
     except Exception:  # noqa: BLE001  whatever it raises, a null has no result to keep to
         of_null = None
     if of_null is None:
-        return _finished(said, column.name, None)
+        return _finished(said, column, return_dtype)
     node = ast.Constant(of_null)
-    is_null = Said(f"pl.col({column.name!r}).is_null()", "bool")
-    return bare(choice(is_null, constant_of(of_null, node), said, node).text)
+    is_null = Said(f"pl.col({column!r}).is_null()", "bool")
+    whole = choice(is_null, constant_of(of_null, node), said, node)
+    return bare(_as_asked(whole, return_dtype))
 
 
-def _said(function: FunctionType, name: str, body: list[ast.stmt], base: Said) -> Said:
+def _said(function: object, name: str, body: list[ast.stmt], base: Said) -> Said:
     outer = namespace_of(function)
     said = Translator({name: base}, outer, outer).block(body)
     if said.kind not in DTYPES:
@@ -116,22 +131,30 @@ def _base(column: str, dtype: pl.DataType) -> Said:
 
 
 def _finished(said: Said, column: str, return_dtype: Any) -> str:
-    text, wanted = said.text, DTYPES[said.kind]
-    if return_dtype is not None:
-        asked = return_dtype() if isinstance(return_dtype, type) else return_dtype
-        if not isinstance(asked, pl.DataType) or not _fits(said.kind, asked):
-            raise Untranslatable(f"{said.kind} as {return_dtype}")
-        wanted = asked
     if said.value is not None:
-        text = f"pl.lit({text}, dtype=pl.{wanted!r})"
-    elif wanted not in DTYPES.values():
-        text = f"{text}.cast(pl.{wanted!r})"
+        text = f"pl.lit({said.text}, dtype=pl.{_wanted(said, return_dtype)!r})"
+    else:
+        text = _as_asked(said, return_dtype)
     if not said.keeps_nulls or said.value is not None or "pl.when(" in text:
         known = f"pl.col({column!r})"
         if said.is_choice:
             return f"pl.when({known}.is_null()).then(None){text.removeprefix('pl')}"
         text = f"pl.when({known}.is_not_null()).then({bare(text)})"
     return bare(text)
+
+
+def _as_asked(said: Said, return_dtype: Any) -> str:
+    wanted = _wanted(said, return_dtype)
+    return said.text if wanted in DTYPES.values() else f"{said.text}.cast(pl.{wanted!r})"
+
+
+def _wanted(said: Said, return_dtype: Any) -> pl.DataType:
+    if return_dtype is None:
+        return DTYPES[said.kind]
+    asked = return_dtype() if isinstance(return_dtype, type) else return_dtype
+    if not isinstance(asked, pl.DataType) or not _fits(said.kind, asked):
+        raise Untranslatable(f"{said.kind} as {return_dtype}")
+    return asked
 
 
 def _fits(kind: str, dtype: pl.DataType) -> bool:

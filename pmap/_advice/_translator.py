@@ -38,6 +38,8 @@ __all__ = ["Translator", "namespace_of"]
 _WRITTEN_OUT = 20
 #: Functions that are looked into one by another.
 _DEEPEST = 5
+#: Bits of an Int64, without that of the sign.
+_INT_BITS = 63
 _COMPARED: dict[type[ast.cmpop], str] = {
     ast.Eq: "==",
     ast.NotEq: "!=",
@@ -48,8 +50,10 @@ _COMPARED: dict[type[ast.cmpop], str] = {
 }
 
 
-def namespace_of(function: FunctionType) -> dict[str, Any]:
+def namespace_of(function: object) -> dict[str, Any]:
     """What names stand for inside a function, ``pl`` included, its own left out."""
+    if not isinstance(function, FunctionType):
+        return {"pl": pl}
     cells: dict[str, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -259,6 +263,8 @@ class Translator:
         raise refused(node)
 
     def _binop(self, node: ast.BinOp) -> Said:
+        if isinstance(node.op, ast.LShift | ast.RShift):
+            return self._shifted(node)
         left, right = self._operand(node.left), self._operand(node.right)
         if left.value is not None and right.value is not None:
             raise refused(node)
@@ -274,6 +280,10 @@ class Translator:
         if type(node.op) in signs:
             said = both(left, signs[type(node.op)], right, kind)
             return within(said, _reach(left, node.op, right)) if kind == "int" else said
+        return self._divided(left, right, kind, node)
+
+    @staticmethod
+    def _divided(left: Said, right: Said, kind: str, node: ast.BinOp) -> Said:
         divisor = None if right.value is None else right.value[0]
         if not divisor:
             raise refused(node)
@@ -287,6 +297,14 @@ class Translator:
             sign = "//" if isinstance(node.op, ast.FloorDiv) else "%"
             return within(both(left, sign, right, "int"), _reach(left, node.op, right))
         raise refused(node)
+
+    def _shifted(self, node: ast.BinOp) -> Said:
+        """By a number of bits that is written out: times, or by, a power of two."""
+        said, bits = self._operand(node.left), self._whole(node.right, node)
+        if said.kind != "int" or not 0 <= bits < _INT_BITS:
+            raise refused(node)
+        operator = ast.Mult() if isinstance(node.op, ast.LShift) else ast.FloorDiv()
+        return self._binop(ast.BinOp(node.left, operator, ast.Constant(1 << bits)))
 
     def _compare(self, node: ast.Compare) -> Said:
         if len(node.ops) == 2:  # noqa: PLR2004  a < v < b
@@ -485,7 +503,7 @@ class Translator:
             raise refused(node)
         parameter, body = found
         names = {parameter: self._operand(node.args[0])}
-        outer = namespace_of(cast("FunctionType", function))
+        outer = namespace_of(function)
         return Translator(names, outer, self._written, self._depth + 1).block(body)
 
     def _bounded(self, name: str, node: ast.Call) -> Said:
@@ -522,6 +540,10 @@ class Translator:
         raise refused(node)
 
     def _method(self, said: Said, name: str, node: ast.Call) -> Said:
+        if name in {"startswith", "endswith"} and isinstance(node.args[0], ast.Tuple):
+            each = [ast.Call(node.func, [end], []) for end in node.args[0].elts]
+            tests = [self._method(said, name, call) for call in each]
+            return self._joined(ast.BoolOp(ast.Or(), []), tests)
         arguments = [self._operand(argument) for argument in node.args]
         if said.value is not None or any(argument.value is None for argument in arguments):
             raise refused(node)
@@ -529,6 +551,8 @@ class Translator:
             if name in {"weekday", "isoweekday"} and not arguments:
                 text = f"{said.text}.dt.weekday().cast(pl.Int64)"
                 return Said(text if name == "isoweekday" else f"({text} - 1)", "int")
+            if name == "isoformat" and said.kind == "date" and not arguments:
+                return Said(f"{said.text}.dt.to_string('%Y-%m-%d')", "str")
             raise refused(node)
         if said.kind != "str" or any(argument.kind != "str" for argument in arguments):
             raise refused(node)

@@ -176,11 +176,11 @@ class _Judge:
             reason = impurity(udf.function)
             if reason is not None:
                 self.verdict.obstacles.append(
-                    f"{name} is not known to depend on its value alone ({reason})"
+                    f"whether {name} depends on its value alone ({reason})"
                 )
             if udf.return_dtype is None:
                 self.verdict.obstacles.append(
-                    f"map_elements({name}) has no return_dtype, so each part's first value decides it"
+                    f"what dtype map_elements({name}) gives: without return_dtype, each part's first value decides"
                 )
 
     # Builtins and libraries
