@@ -81,7 +81,9 @@ class Replaced:
         self, receiver: pl.Series, function: Any, options: dict[str, Any]
     ) -> pl.Series | None:
         """The values that the native expression gives for a Series, or ``None``."""
-        found = self._native(f"Series {receiver.name!r}", receiver.name, function, options)
+        name = receiver.name  # which columns have that were changed, too: it is not written as one
+        written = "series.to_frame().select({}).to_series()"
+        found = self._native(f"series {name!r}", name, function, options, written)
         return None if found is None else receiver.to_frame().select(found).to_series()
 
     def loop(self, loop: Loop, source: Any, function: Any) -> Any:
@@ -127,7 +129,7 @@ class Replaced:
         return expression.alias(column)
 
     def _native(
-        self, shown: str, column: str, function: Any, options: dict[str, Any]
+        self, shown: str, column: str, function: Any, options: dict[str, Any], written: str = "{}"
     ) -> pl.Expr | None:
         dtype = self._dtypes.get((column, _line(function)))
         if dtype is None:
@@ -148,7 +150,7 @@ class Replaced:
             self.given_nulls.append(function)
         name = _name(function).replace("<lambda>", "lambda ...")
         key = (f"{shown}.map_elements({name})", _line(function))
-        return self._kept(key, text, column, function, text)
+        return self._kept(key, written.format(text), column, function, text)
 
     def _refuse(self, function: Any, reason: str) -> None:
         self.refused[f"{_name(function)} ({_line(function)})"] = reason
