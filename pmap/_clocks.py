@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "READABLE",
     "cpu_clock",
+    "page_faults",
     "pool_seconds",
     "pool_threads",
     "system_seconds",
@@ -83,6 +84,15 @@ def voluntary_switches() -> int | None:
         return None
     of_thread = getattr(resource, "RUSAGE_THREAD", None)  # Linux
     return None if of_thread is None else resource.getrusage(of_thread).ru_nvcsw
+
+
+def page_faults() -> int | None:
+    """How often this process had to wait for a page of memory so far; ``None`` where nobody tells."""
+    try:
+        import resource  # noqa: PLC0415  POSIX only
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def pool_threads() -> list[int]:

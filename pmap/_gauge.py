@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from pmap._clocks import cpu_clock, pool_seconds, system_seconds, waited_seconds
+from pmap._clocks import cpu_clock, page_faults, pool_seconds, system_seconds, waited_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,6 +39,8 @@ _HARDLY = 0.05
 _IMPORTS_BY_THE_WAY = 2
 #: What a second in the kernel costs the other threads: to hand the GIL over takes its time, too.
 _CONVOY = 1.5
+#: What a page that comes in takes at most, on average over small and large ones. Seconds.
+_FAULT = 15e-6
 
 
 class Usage(NamedTuple):
@@ -64,6 +66,8 @@ class Usage(NamedTuple):
         Modules that came in meanwhile: what that took will not be taken again.
     system
         On a CPU, of the thread that called, in the kernel; to a hundredth of a second.
+    faults
+        Pages of memory that came in meanwhile, of all threads.
     """
 
     wall: float = 0.0
@@ -76,6 +80,7 @@ class Usage(NamedTuple):
     late: float = 0.0
     imported: int = 0
     system: float | None = None
+    faults: int | None = None
 
     @property
     def pool_share(self) -> float | None:
@@ -102,9 +107,11 @@ class Usage(NamedTuple):
 
         With the GIL, or in the kernel: many short system calls, each of which gives the GIL away
         and takes it back, are no faster in several threads, nor are waits for locks of the process.
+        Pages that come in, as for temporary arrays, leave the GIL alone.
         """
         busy = self.cpu + (self.blocked or 0.0)  # without waits for a CPU, which say nothing of it
-        in_kernel = min(1.0, _CONVOY * (self.system or 0.0) / max(1e-9, busy))
+        called = max(0.0, (self.system or 0.0) - _FAULT * (self.faults or 0))
+        in_kernel = min(1.0, _CONVOY * called / max(1e-9, busy))
         gil = getattr(sys, "_is_gil_enabled", None)
         if gil is not None and not gil():
             return in_kernel
@@ -165,6 +172,7 @@ class _Clocks:
         self._waited = waited_seconds(self._thread) if closely and may_wait else None
         self._system = system_seconds(self._thread) if closely else None
         self._pool = pool_seconds() if closely and alone else None
+        self._faults = page_faults() if closely and alone else None
         self._modules = len(sys.modules)
         self._others = time.process_time()
         self._cpu = self._cpu_seconds()
@@ -181,8 +189,18 @@ class _Clocks:
             pool = max(0.0, (pool_seconds() or 0.0) - self._pool)
         if self._system is not None:
             system = (system_seconds(self._thread) or 0.0) - self._system
+        faults = None if self._faults is None else (page_faults() or 0) - self._faults
         imported = len(sys.modules) - self._modules
-        return Usage(wall, cpu, max(0.0, others), pool, blocked, imported=imported, system=system)
+        return Usage(
+            wall,
+            cpu,
+            max(0.0, others),
+            pool,
+            blocked,
+            imported=imported,
+            system=system,
+            faults=faults,
+        )
 
     def _blocked(self, wall: float, off: float) -> float | None:
         """Of the seconds off the CPU, those in which it waited for something else than a CPU."""

@@ -92,6 +92,17 @@ class TestWhereItGoes:
         assert backend_of(read) != "threads"
         assert "in the kernel" in str(pmap.last_report().plan)
 
+    def test_temporary_arrays_go_to_threads(self):
+        """The kernel finds the pages for them, but nobody waits for another."""
+        table = np.random.default_rng(0).random(1_000_000)
+
+        def near(part):
+            counts = [int((np.abs(table - x) < 1e-3).sum()) for x in part["x"]]
+            return part.with_columns(n=pl.Series(counts))
+
+        pmap.map_partitions(SMALL, workers.double, backend=_plan.default_process_backend()[0])
+        assert goes_to("threads", near, pl.DataFrame({"x": np.linspace(0, 1, 120)}))
+
     def test_polars_needs_no_processes(self):
         """Threads only where its pool leaves a CPU idle, as with work that one thread of it does."""
         assert backend_of(workers.polish, LARGE) in {"serial", "threads"}
