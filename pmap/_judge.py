@@ -208,9 +208,13 @@ class Judge:
     def _took(self, seconds: float) -> dict[tuple[str, int], float]:
         """What earlier calls say of ways, and this one, unless its workers were new or had to get ready.
 
-        Of several times the best counts: others were in the way of the rest.
+        Of several times the best counts: others were in the way of the rest. When the function is
+        measured anew, ways that are not chosen are forgotten: they may have had a bad day, and who
+        never tries them again never knows.
         """
         took = {} if self._earlier is None else dict(self._earlier.took)
+        if not self._has_foreseen:
+            took = {way: best for way, best in took.items() if way[0] == self.choice}
         if self.choice and self.is_ready and self._elsewhere.rows and self._loading < _LOADED:
             way, latest = (self.choice, self._spec.n_workers), seconds / self._elsewhere.rows
             took[way] = min(took.get(way, latest), latest)

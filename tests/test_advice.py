@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import warnings
 
@@ -83,6 +84,28 @@ class TestOnWhereItRuns:
         assert re.search(r"One partition took \d\.\d+ s of it", text)
         assert "shuffle the rows" in text
 
+    def test_threads_of_the_functions_own(self, cpus):
+        """More of them than there are CPUs, as a library has that nobody told."""
+
+        def crowded(part):
+            helpers = [threading.Thread(target=workers.digest, args=(part,)) for _ in range(2)]
+            for helper in helpers:
+                helper.start()
+            workers.spin(part)
+            for helper in helpers:
+                helper.join()
+            return part
+
+        cpus(1)
+        for _ in range(8):  # on a machine that others keep busy, they may not get so much
+            try:
+                pmap.map_partitions(SMALL, crowded, backend="spawn", n_partitions=4)
+            except PmapAdvice as advice:
+                assert re.search(r"Each of 2 workers kept \d\.\d of 1 CPUs busy", str(advice))  # noqa: PT017
+                return
+            pmap.shutdown()  # new workers look at it again
+        pytest.fail("nothing was said")
+
 
 class TestOnData:
     def test_columns_that_nobody_looked_at(self):
@@ -129,6 +152,12 @@ class TestNoFalseAlarm:
         with pmap.config(advise="off"):
             pmap.map_partitions(SMALL, workers.double, backend=backend)
         assert pmap.map_partitions(SMALL, long, backend=backend, n_partitions=4).equals(SMALL)
+
+    def test_where_python_has_more_workers_than_cpus_on_purpose(self, cpus):
+        cpus(1)
+        with pmap.config(advise="off"):
+            pmap.map_partitions(SMALL, workers.double, backend="spawn")
+        assert pmap.map_partitions(SMALL, workers.spin, backend="spawn").equals(SMALL)
 
     @pytest.mark.parametrize("function", [workers.nap, workers.digest, workers.polish])
     def test_by_auto(self, function):

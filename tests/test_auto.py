@@ -194,6 +194,19 @@ class TestWhatEarlierCallsHaveShown:
                 return
         pytest.fail("not after 8 calls, and then after 16")
 
+    def test_a_way_that_had_a_bad_day_is_tried_again(self):
+        """When the function is measured again, if not before."""
+
+        def nap(part):
+            time.sleep(0.0004 * part.height)
+            return part
+
+        while (shown := _earlier.recall(nap)) is None:  # a call may tell too little
+            pmap.map_partitions(SMALL, nap)
+        bad_day = {("threads", 2): 1.0}
+        _earlier.remember(nap, shown._replace(took=bad_day, choice=None, trusted=(1, 8)))
+        assert [backend_of(nap) for _ in range(3)] == ["serial", "serial", "threads"]
+
     def test_not_without_workers(self):
         assert backend_of(workers.spin) != "serial"
         pmap.shutdown()

@@ -34,6 +34,8 @@ _LEAST_SAVING = 0.3
 _LEAST_SAVING_BY_POLARS = 0.1
 #: Shares: of the CPU time in Polars' pool; of the time with the GIL or in the kernel; asleep.
 _NATIVE, _ALONE, _ASLEEP = 0.7, 0.15, 0.8
+#: Of the CPU time, in threads of the function's own; and CPUs kept busy for one that there is.
+_OWN_THREADS, _TOO_BUSY = 0.3, 1.25
 #: Of the bytes that were sent, those that nobody looked at.
 _UNUSED = 0.5
 #: Of the run's time, spent on moving data, from which on that is worth a word.
@@ -245,7 +247,10 @@ def _is_oversubscribed(run: Run) -> str | None:
     cpus = cpu_count()
     if run.locality is not Locality.MACHINE or usage.wall < _SEEN_ENOUGH or run.n_workers == 1:
         return None
-    if usage.cores * run.n_workers <= 1.5 * cpus:
+    own = usage.others - (usage.pool or 0.0)
+    if own < _OWN_THREADS * (usage.cpu + usage.others):
+        return None
+    if usage.cores * run.n_workers <= _TOO_BUSY * cpus:
         return None
     return (
         f"Each of {run.n_workers} workers kept {usage.cores:.1f} of {cpus} CPUs busy: its libraries "
