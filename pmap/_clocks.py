@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -78,21 +78,24 @@ def _read(path: str) -> bytes | None:
 
 def voluntary_switches() -> int | None:
     """How often the calling thread has given up its CPU to wait; ``None`` where nobody tells."""
-    try:
-        import resource  # noqa: PLC0415  POSIX only
-    except ImportError:
-        return None
-    of_thread = getattr(resource, "RUSAGE_THREAD", None)  # Linux
-    return None if of_thread is None else resource.getrusage(of_thread).ru_nvcsw
+    used = _used_by("RUSAGE_THREAD")  # Linux
+    return None if used is None else used.ru_nvcsw
 
 
 def page_faults() -> int | None:
     """How often this process had to wait for a page of memory so far; ``None`` where nobody tells."""
+    used = _used_by("RUSAGE_SELF")
+    return None if used is None else used.ru_minflt
+
+
+def _used_by(whom: str) -> Any:
+    """What `getrusage` tells of them, if it does."""
     try:
         import resource  # noqa: PLC0415  POSIX only
     except ImportError:
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    which = getattr(resource, whom, None)
+    return None if which is None else resource.getrusage(which)
 
 
 def pool_threads() -> list[int]:

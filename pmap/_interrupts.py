@@ -8,10 +8,10 @@ inside ``with deferred:``, at whose end the interrupt comes. What takes long in 
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import ExitStack
-from threading import get_ident, main_thread
+from threading import get_ident
+from threading import main_thread as _main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,20 +91,8 @@ class _Deferred:
             self._handler(signal.SIGINT, frame)
 
 
-_main = main_thread().ident
-
-
-def _note_main_thread() -> None:
-    global _main  # noqa: PLW0603  of a child it is the thread that forked
-    _main = get_ident()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_main_thread)
-
-
 def _in_main_thread() -> bool:
-    return get_ident() == _main
+    return get_ident() == _main_thread().ident
 
 
 deferred = _Deferred()

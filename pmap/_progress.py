@@ -35,12 +35,11 @@ class Progress:
         self._counts = ProgressCounts(0, 0, 0, total_partitions, total_rows)
         self._call: Callable[[ProgressCounts], object] | None = show if callable(show) else None
         self._bar: Any = _bar(total_rows) if show and self._call is None else None
-        self._is_shown = bool(show)
         self._tell(0)
 
     def advance(self, rows: int, *, failed: bool) -> None:
         """One more partition is over."""
-        if not self._is_shown:
+        if self._call is None and self._bar is None:
             return
         counts = self._counts
         self._counts = counts._replace(

@@ -42,8 +42,10 @@ class Replaced:
         Of each line: what was replaced, by what.
     columns
         The functions that were replaced, by their column.
-    in_loops, given_nulls
-        Those that are the bodies of loops; and those that are handed nulls too, as these are.
+    given_nulls
+        Those that are handed nulls too, as the bodies of loops are.
+    has_loops
+        Whether one of them is the body of a loop.
     may_wrap
         Whether a loop's expression may need more than 64 bits, for values that its column can hold.
     is_ambiguous
@@ -62,8 +64,8 @@ class Replaced:
         self.texts: dict[tuple[str, str], str] = {}
         self.refused: dict[str, str] = {}
         self.columns: dict[str, list[Any]] = {}
-        self.in_loops: list[Any] = []
         self.given_nulls: list[Any] = []
+        self.has_loops = False
         self.may_wrap = False
         self.is_ambiguous = False
 
@@ -113,7 +115,7 @@ class Replaced:
             return None
         self.is_ambiguous |= name in self.refused
         self.may_wrap |= _may_wrap(loop, column, function)
-        self.in_loops.append(function)
+        self.has_loops = True
         self.given_nulls.append(function)
         return self._kept(loop.where, loop.written(text), column.name, function, text)
 

@@ -195,7 +195,7 @@ def _timed(  # noqa: PLR0913, PLR0917  what was found so far
         f"# instead of {old} ({line})\n{_laid_out(new)}" for (old, line), new in mine.texts.items()
     )
     verified = f"The whole function gave the identical frame on {rows.height:,} rows of the frame and {n_edges} rows of extreme values: {times}."
-    what = "the Python loop" if mine.in_loops else "the Python function"
+    what = "the Python loop" if mine.has_loops else "the Python function"
     return Native(text, run, (verified, *facts), speed, rows.height + n_edges, what)
 
 

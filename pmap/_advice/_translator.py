@@ -540,8 +540,8 @@ class Translator:
         raise refused(node)
 
     def _method(self, said: Said, name: str, node: ast.Call) -> Said:
-        if name in {"startswith", "endswith"} and isinstance(node.args[0], ast.Tuple):
-            each = [ast.Call(node.func, [end], []) for end in node.args[0].elts]
+        if name in {"startswith", "endswith"} and [*map(type, node.args)] == [ast.Tuple]:
+            each = [ast.Call(node.func, [end], []) for end in cast("ast.Tuple", node.args[0]).elts]
             tests = [self._method(said, name, call) for call in each]
             return self._joined(ast.BoolOp(ast.Or(), []), tests)
         arguments = [self._operand(argument) for argument in node.args]
