@@ -6,6 +6,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from pmap._advice import _run
 from pmap._auto import Ahead, Gate
 from pmap._context import PartitionInfo, in_worker
@@ -25,8 +27,6 @@ from pmap.backend import Locality
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-
-    import polars as pl
 
     from pmap._checkpoint import Checkpoint
     from pmap._config import Options
@@ -52,7 +52,7 @@ class Call:
         self._report = Report(self._plan, begun)
         if self._is_auto:  # what could not run on a larger frame shall not seem to work on this one
             check_picklable(work.function)
-        self._n_done = 0
+        self._n_done = self._rows_back = 0
         self._away = 0.0  # seconds that the consumer took
         self._locality = Locality.PROCESS
         self._checkpoint: Checkpoint | None = None
@@ -91,6 +91,8 @@ class Call:
                 contextlib.closing(self._legs(stack, ordered=ordered))
             ):
                 self._n_done += 1
+                if isinstance(outcome.value, pl.DataFrame):
+                    self._rows_back += outcome.value.height
                 self._check_threads(outcome)
                 self._report.add(outcome)
                 progress.advance(outcome.partition.rows, failed=outcome.error is not None)
@@ -175,6 +177,8 @@ class Call:
             self._report.stats,
             self._report.plan.n_workers,
             requested_workers(self._options.n_jobs, cpu_count())[0],
+            self._work.total,
+            self._rows_back / max(1, self._work.rows or 0),
         )
         _run.advise(self._work.function, run, self._options.advise)
 

@@ -140,6 +140,73 @@ class TestOnData:
         assert not any(stats.unused for stats in pmap.last_report().stats)
 
 
+@pytest.fixture(scope="module")
+def query(tmp_path_factory):
+    """Over a file; 120 MB in memory."""
+    path = tmp_path_factory.mktemp("query") / "x.parquet"
+    pl.DataFrame({"x": range(15_000_000)}).write_parquet(path)
+    return pl.scan_parquet(path)
+
+
+def least(part):
+    """Much is sent, and little comes back."""
+    end = time.thread_time() + 0.1
+    while time.thread_time() < end:
+        sum(range(1000))
+    return part.select(pl.col("x").min())
+
+
+@pytest.mark.skipif(
+    not hasattr(pl.LazyFrame, "collect_batches"), reason="this Polars has no batches of a query"
+)
+class TestOnQueries:
+    """One that is collected only to be split need not be whole in memory."""
+
+    def test_in_the_call(self, query):
+        with pytest.raises(PmapAdvice) as caught:
+            pmap.map_partitions(query.head(15_000_000).collect(), least, backend="forkserver")
+        assert "All 120 MB of its frame were collected only to be split" in str(caught.value)
+        assert "pass query.head(15000000).collect_batches(), which is never" in str(caught.value)
+
+    def test_before_the_call(self, query):
+        frame = query.collect()
+        with pytest.raises(PmapAdvice, match=r"pass query.collect_batches\(\)"):
+            list(pmap.iter_partitions(frame, least, backend="forkserver"))
+
+    def test_by_the_function_that_reads(self, query, tmp_path):
+        path = tmp_path / "y.parquet"
+        query.sink_parquet(path)
+        with pytest.raises(PmapAdvice, match=r"pass pl.scan_parquet\(path\).collect_batches\(\)"):
+            pmap.map_partitions(
+                pl.scan_parquet(path).collect(),
+                least,
+                backend="forkserver",
+            )
+
+    def test_what_it_says_to_do_does_the_same(self, query):
+        whole = query.select(pl.col("x").min()).collect()
+        parts = pmap.map_partitions(query.collect_batches(), least, backend="forkserver")
+        assert parts.height > 1
+        assert parts.min().equals(whole)
+
+    def test_not_where_the_frame_is_used_again(self, query):
+        frame = query.collect()
+        pmap.map_partitions(frame, least, backend="forkserver")
+        assert frame.height == 15_000_000
+
+    def test_not_where_it_is_split_again_and_again(self, query):
+        frame = query.collect()
+        for _ in range(2):
+            pmap.map_partitions(frame, least, backend="forkserver")
+
+    def test_not_where_it_was_in_memory_before(self, query):
+        frame = query.collect()
+        pmap.map_partitions(frame.lazy().collect(), least, backend="forkserver")
+
+    def test_not_where_as_much_comes_back(self, query):
+        pmap.map_partitions(query.collect(), workers.spin, backend="forkserver")
+
+
 class TestNoFalseAlarm:
     @pytest.mark.parametrize("backend", ["auto", "threads", "serial", *LOCAL])
     def test_where_python_works(self, backend):

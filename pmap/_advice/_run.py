@@ -44,10 +44,16 @@ _MOVING = 0.2
 _IN_ONE = 0.5
 #: Partitions shorter than that cost more than they do. Seconds.
 _SHORT = 0.002
+#: A frame from this size on need not be whole in memory, if no more of its rows come back: bytes; a share.
+_LARGE, _FEW = 100_000_000, 0.5
 
 
 class Run(NamedTuple):
-    """What a call did, added up: seconds, bytes."""
+    """What a call did, added up: seconds, bytes.
+
+    `frame_bytes` are those of the frame that was split, 0 for a stream; of its rows the share
+    `rows_left` came back.
+    """
 
     function: str
     locality: Locality
@@ -58,6 +64,8 @@ class Run(NamedTuple):
     stats: list[Stats]
     n_workers: int
     wanted_workers: int
+    frame_bytes: int = 0
+    rows_left: float = 0.0
 
     @property
     def n_partitions(self) -> int:
@@ -258,6 +266,22 @@ def _is_oversubscribed(run: Run) -> str | None:
     )
 
 
+def _is_collected(run: Run) -> str | None:
+    """A large frame that was made of files for nothing but this call, and of which little comes back."""
+    is_large = run.frame_bytes >= _LARGE and run.rows_left <= _FEW
+    if run.locality is Locality.PROCESS or not is_large:
+        return None
+    from pmap._advice._collected import query_of_call  # noqa: PLC0415  for the few that come here
+
+    query = query_of_call()
+    if query is None:
+        return None
+    return (
+        f"All {run.frame_bytes / 1e6:,.0f} MB of its frame were collected only to be split: pass "
+        f"{query}.collect_batches(), which is never whole in memory, and is read while workers are busy"
+    )
+
+
 _RULES: tuple[Callable[[Run], str | None], ...] = (
     _is_native,
     _frees_the_gil,
@@ -267,4 +291,5 @@ _RULES: tuple[Callable[[Run], str | None], ...] = (
     _are_small,
     _is_uneven,
     _is_oversubscribed,
+    _is_collected,
 )
