@@ -14,7 +14,7 @@ from pmap._carry import CallSpec, LocalCarrier
 from pmap._figures import figures
 from pmap._interrupts import Stack
 from pmap._registry import get_backend
-from pmap._schedule import Run, in_order, window_of
+from pmap._schedule import Run, in_order, most_in_flight
 from pmap.backend import Locality
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Leg:
             return LocalCarrier(spec, alone=alone, looker=self._looker)
         from pmap._carry_away import RemoteCarrier  # noqa: PLC0415  for calls that leave the caller
 
-        slots = window_of(access.backend) + 1  # one for who looks for the rows at fault
+        slots = most_in_flight(access.backend) + 1  # one for who looks for the rows at fault
         return RemoteCarrier(spec, capabilities, n_slots=slots)
 
     def put_into(self, plan: Plan) -> Plan:

@@ -19,6 +19,7 @@ from pmap._blame import Blame, as_ours, failure_of
 from pmap._interrupts import deferred, give_way
 from pmap._pieces import Pieces
 from pmap._resources import available_memory
+from pmap._streak import Streak
 from pmap._watch import Watch, is_innocent, kill
 from pmap.backend import Locality
 from pmap.errors import BackendError, PmapError, WorkerDiedError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pmap._wire import Stats
     from pmap.backend import Backend, Task, WorkerSpec
 
-__all__ = ["Access", "Outcome", "Run", "in_order", "window_of"]
+__all__ = ["Access", "Outcome", "Run", "in_order", "most_in_flight"]
 
 #: How often who waits for threads looks up, for Ctrl-C. Seconds.
 _TICK = 0.1
@@ -86,12 +87,17 @@ class Access(Protocol):
         ...
 
 
-def window_of(backend: Backend) -> int:
+def most_in_flight(backend: Backend) -> int:
+    """How many flights there are at most, which is when all are brief."""
+    return _window_of(backend, backend.capabilities.sends_ahead)
+
+
+def _window_of(backend: Backend, ahead: int = 0) -> int:
     """How many flights keep all workers busy while the caller does something else."""
     capabilities = backend.capabilities
     if capabilities.n_workers == 1 and capabilities.locality is Locality.PROCESS:
         return 1
-    return 2 * capabilities.n_workers + 1
+    return 2 * capabilities.n_workers * (1 + ahead) + 1
 
 
 class Run:
@@ -134,7 +140,9 @@ class Run:
         self._blame = Blame(options, count, access.name, elsewhere=elsewhere)
         self._watch = Watch(carrier, options)
         self._pieces = Pieces()
-        self._window = window_of(access.backend)
+        self._window = _window_of(access.backend)
+        self._brief_window = most_in_flight(access.backend)
+        self._streak = Streak(count, self._brief_window)
         self._n_at_work = _at_work(access.backend)
         self._budget = _budget(options, access.backend)
         self._next: Partition | None = None  # read, and waits for room
@@ -180,11 +188,17 @@ class Run:
     # Submitting.
 
     def _fill(self) -> None:
-        while len(self._flights) < self._window:
+        while len(self._flights) < self._room:
             work = self._next_work()
             if work is None:
                 return
             self._submit(*work)
+
+    @property
+    def _room(self) -> int:
+        """Flights that there may be now."""
+        is_brief = self._streak.goes_on(self._newest)
+        return self._brief_window if is_brief else self._window
 
     def _next_work(self) -> tuple[Partition, int] | None:
         if self._alone:
@@ -219,7 +233,7 @@ class Run:
     def _too_far_ahead(self) -> bool:
         if self.head is None or not self._flights:
             return False
-        return self._newest - self.head >= _LOOKAHEAD * self._window
+        return self._newest - self.head >= _LOOKAHEAD * self._room
 
     def _submit(self, partition: Partition, attempt: int) -> None:
         if self._access.backend.capabilities.owns_workers and partition.rows:
@@ -232,6 +246,8 @@ class Run:
         flight = self._carrier.load(partition, attempt)
         try:
             submit = _run_here if flight.in_caller else self._access.backend.submit
+            is_small = partition.n_bytes <= _SMALL and not attempt
+            flight.task.is_brief = is_small and self._streak.goes_on(partition.index)
             flight.future = submit(flight.task)
         except Exception as exc:  # noqa: BLE001  an executor's submit raises what it likes
             self._carrier.land(flight)
@@ -293,6 +309,7 @@ class Run:
         if failure is None:
             answer = self._carrier.unload(flight)
             self._breaks = 0
+            self._streak.note(answer.stats)
             if answer.error is None:
                 return self._succeed(flight, answer)
             return self._fail(flight, answer.error, answer.stats)
@@ -427,7 +444,7 @@ def _at_work(backend: Backend) -> int:
     """Partitions that are worked on at once, where their data are copied in no time; else the window."""
     capabilities = backend.capabilities
     on_machine = capabilities.locality is Locality.MACHINE
-    return capabilities.n_workers if on_machine else window_of(backend)
+    return capabilities.n_workers if on_machine else _window_of(backend)
 
 
 def _budget(options: Options, backend: Backend) -> float:

@@ -85,12 +85,16 @@ class Capabilities(NamedTuple):
     owns_workers
         The worker processes were started by this backend for its `WorkerSpec`, so that
         their environment, and with it the size of Polars' thread pool, is as asked.
+    sends_ahead
+        How many tasks that are brief (`Task.is_brief`) are sent to a worker behind the one that it
+        runs, so that it need not wait for the next; of a worker that dies they go to others.
     """
 
     locality: Locality
     n_workers: int
     killable: bool = False
     owns_workers: bool = False
+    sends_ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,14 +144,16 @@ class Task:
 
     Where the workers are other processes, `payload` is bytes and `run` is an importable
     function of pmap from bytes to bytes, so a task is cheap to pickle; a backend that
-    moves bytes by itself sends `payload` alone and calls `pmap.backend.execute`.
+    moves bytes by itself sends `payload` alone and calls `pmap.backend.execute`. A task
+    that `is_brief` should be over in a moment, as those before it were.
     """
 
-    __slots__ = ("payload", "run")
+    __slots__ = ("is_brief", "payload", "run")
 
     def __init__(self, run: Callable[[Any], Any], payload: Any) -> None:
         self.run = run
         self.payload = payload
+        self.is_brief = False
 
     def __call__(self) -> Any:
         """Run the task here."""

@@ -42,6 +42,10 @@ __all__ = ["ForkserverBackend", "SpawnBackend"]
 _START_TIMEOUT = 60.0
 #: Workers that may die in a row before their first task.
 _MAX_START_FAILURES = 3
+#: Brief tasks that wait in a worker, and the bytes of each at most: together they must fit the pipe's
+#: buffer, which is small on other systems.
+_AHEAD = 7 if sys.platform.startswith("linux") else 0
+_AHEAD_BYTES = 8 * 1024
 
 
 class _Worker:
@@ -51,7 +55,7 @@ class _Worker:
         self.process = process
         self.ready = False
         self.started = time.monotonic()
-        self.item: Item | None = None  #: what it runs
+        self.items: deque[Item] = deque()  #: what it runs, and what was sent ahead
         self._left = max_tasks
 
     @property
@@ -59,9 +63,19 @@ class _Worker:
         """Whether it has had all the tasks it may have."""
         return self._left == 0
 
+    def may_have(self, task: Task) -> bool:
+        """Whether the task may be sent now: it waits for nothing, or briefly."""
+        if not self.ready or self.exhausted:
+            return False
+        if not self.items:
+            return True
+        # behind one that may be long there is none
+        is_brief = task.is_brief and self.items[-1].task.is_brief
+        return is_brief and len(self.items) <= _AHEAD and len(task.payload) <= _AHEAD_BYTES
+
     def give(self, item: Item) -> None:
         """Send a payload; small, so that it fits the pipe's buffer and never blocks."""
-        self.item = item
+        self.items.append(item)
         if self._left is not None:
             self._left -= 1
         # A pipe that broke meanwhile is seen, and handled, by the listening thread.
@@ -76,7 +90,11 @@ class _ProcessPool:
 
     def __init__(self, spec: WorkerSpec, launcher: Callable[[Mapping[str, str]], Launcher]) -> None:
         self.capabilities = Capabilities(
-            locality=Locality.MACHINE, n_workers=spec.n_workers, killable=True, owns_workers=True
+            locality=Locality.MACHINE,
+            n_workers=spec.n_workers,
+            killable=True,
+            owns_workers=True,
+            sends_ahead=_AHEAD,
         )
         self._spec = spec
         self._env = spec.environment()
@@ -142,11 +160,11 @@ class _ProcessPool:
     def _assign(self) -> None:
         """Give what waits to workers that are free, and have more started if that is not enough.
 
-        No task is sent ahead: behind a long one, or to a worker that takes long to start, it would wait
-        while another worker is idle, and it could not be called back.
+        No task is sent ahead that may be long: behind a long one, or to a worker that takes long to
+        start, it would wait while another worker is idle, and it could not be called back.
         """
         while self._waiting:
-            worker = self._free_worker()
+            worker = self._worker_for(self._waiting[0].task)
             if worker is None:
                 self._grow()
                 return
@@ -154,11 +172,13 @@ class _ProcessPool:
             if item.claim():
                 worker.give(item)
 
-    def _free_worker(self) -> _Worker | None:
+    def _worker_for(self, task: Task) -> _Worker | None:
+        """The one with the least to do, if there is one that may have the task."""
+        best: _Worker | None = None
         for worker in self._workers.values():
-            if worker.item is None and worker.ready and not worker.exhausted:
-                return worker
-        return None
+            if worker.may_have(task) and (best is None or len(worker.items) < len(best.items)):
+                best = worker
+        return best
 
     def _grow(self) -> None:
         """As many are to be starting as there are tasks that wait, up to what there may be."""
@@ -209,11 +229,11 @@ class _ProcessPool:
                 self._assign()
 
     def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
-        item, worker.item = worker.item, None
+        item = worker.items.popleft() if worker.items else None
         try:
             with self._lock:
                 self._assign()
-                retire = worker.exhausted and worker.item is None
+                retire = worker.exhausted and not worker.items
         finally:
             if item is not None:
                 item.future.set_result(message)
@@ -234,13 +254,14 @@ class _ProcessPool:
         with self._lock:
             if not worker.ready:
                 self._start_failures += 1
-            elif worker.item is not None:
+            elif worker.items:
                 died = WorkerDiedError(
                     exitcode=exitcode,
                     pid=worker.process.pid,
                     peak_memory=None if ending is None else ending.peak_memory,
                 )
-                blamed.append((worker.item.future, died))
+                blamed.append((worker.items.popleft().future, died))
+                self._waiting.extendleft(reversed(worker.items))
             blamed += self._give_up_starting(exitcode) or self._reassign()
         for future, exc in blamed:
             future.set_exception(exc)
@@ -302,15 +323,15 @@ class _ProcessPool:
 
     def _end(self, workers: list[_Worker]) -> None:
         for worker in workers:
-            if worker.item is not None:
+            if worker.items:
                 worker.process.kill()  # it would not look at its pipe before it is done
             worker.process.pipe.close()
         for worker in workers:
             worker.process.wait()
         self._launcher.close()
         for worker in workers:
-            if worker.item is not None:
-                worker.item.future.set_exception(BackendError("the pool was closed while this ran"))
+            for item in worker.items:
+                item.future.set_exception(BackendError("the pool was closed while this ran"))
 
     @classmethod
     def forget_in_child(cls) -> None:
