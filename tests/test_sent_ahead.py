@@ -14,10 +14,10 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from pmap_backends import _processes
 
 import pmap
 from pmap.errors import PartitionTimeoutError, WorkerDiedError
+from pmap_backends import _processes
 
 N = 1000
 DF = pl.DataFrame({"x": range(N)})
