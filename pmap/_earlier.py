@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pmap._gauge import Usage
 
-__all__ = ["Earlier", "Seen", "forget", "forget_all", "recall", "remember"]
+__all__ = ["Earlier", "Seen", "Tried", "forget", "forget_all", "recall", "remember"]
 
 #: Functions that are remembered.
 _KEPT = 64
@@ -28,6 +28,9 @@ _KEPT = 64
 _MOST_PARTS = 32
 #: Calls that go by what one has shown; if then the same is found again, twice as many.
 _TRUSTED = 8
+#: Of what a way took that was tried once, or twice, so much is hoped for: the best of several tries,
+#: which the way has that was chosen, is less than the only one.
+_HOPED = {1: 0.9, 2: 0.95}
 
 
 class Seen(NamedTuple):
@@ -65,6 +68,21 @@ class Seen(NamedTuple):
         return self.usage.wall / self.rows if self.rows else None
 
 
+class Tried(NamedTuple):
+    """The least that a way took whose workers were there, and how often it was tried."""
+
+    seconds_a_row: float
+    times: int = 1
+
+    def again(self, seconds_a_row: float) -> Tried:
+        """After one more try: of several times the best counts, others were in the way of the rest."""
+        return Tried(min(self.seconds_a_row, seconds_a_row), self.times + 1)
+
+    def seconds(self, rows: int) -> float:
+        """That it may be hoped to take for so many."""
+        return _HOPED.get(self.times, 1.0) * self.seconds_a_row * rows
+
+
 class Earlier(NamedTuple):
     """An earlier call of a function.
 
@@ -77,7 +95,7 @@ class Earlier(NamedTuple):
     largest
         Rows of the largest.
     took
-        Seconds a row that ways to do it took where workers were there, by their names and numbers.
+        The ways that were tried, by their names and their workers' number.
     choice
         Where it went on.
     trusted
@@ -87,7 +105,7 @@ class Earlier(NamedTuple):
     here: Seen
     seconds_a_row: float
     largest: int
-    took: dict[tuple[str, int], float]
+    took: dict[tuple[str, int], Tried]
     choice: str | None
     trusted: tuple[int, int] = (0, 0)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pmap._earlier import Earlier, Seen, forget, recall, remember
+from pmap._earlier import Earlier, Seen, Tried, forget, recall, remember
 from pmap._figures import figures
 from pmap._gauge import Usage
 from pmap._pace import Pace
@@ -180,7 +180,7 @@ class Judge:
         if self.choice is None:
             self._note_missed(latest)
 
-    def _latest(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier | None:
+    def _latest(self, whole: float, took: dict[tuple[str, int], Tried]) -> Earlier | None:
         """What this call tells later ones, if it does."""
         if self._earlier is not None and self._has_foreseen:
             return self._found_again(self._earlier, whole, took)
@@ -205,23 +205,22 @@ class Judge:
         if self.choice == self._costs.processes and here and there and _is_steady(here, there):
             figures.note_slowdown(there / here)
 
-    def _took(self, seconds: float) -> dict[tuple[str, int], float]:
+    def _took(self, seconds: float) -> dict[tuple[str, int], Tried]:
         """What earlier calls say of ways, and this one, unless its workers were new or had to get ready.
 
-        Of several times the best counts: others were in the way of the rest. When the function is
-        measured anew, ways that are not chosen are forgotten: they may have had a bad day, and who
-        never tries them again never knows.
+        When the function is measured anew, ways that are not chosen are forgotten: they may have had
+        a bad day, and who never tries them again never knows.
         """
         took = {} if self._earlier is None else dict(self._earlier.took)
         if not self._has_foreseen:
-            took = {way: best for way, best in took.items() if way[0] == self.choice}
+            took = {way: tried for way, tried in took.items() if way[0] == self.choice}
         if self.choice and self.is_ready and self._elsewhere.rows and self._loading < _LOADED:
             way, latest = (self.choice, self._spec.n_workers), seconds / self._elsewhere.rows
-            took[way] = min(took.get(way, latest), latest)
+            took[way] = took[way].again(latest) if way in took else Tried(latest)
         return took
 
     def _found_again(
-        self, earlier: Earlier, whole: float, took: dict[tuple[str, int], float]
+        self, earlier: Earlier, whole: float, took: dict[tuple[str, int], Tried]
     ) -> Earlier | None:
         """Of a call that went by an earlier one; that is forgotten if the function has changed."""
         is_short = self.stays and self._pace.seconds < _ENOUGH_SECONDS
@@ -231,7 +230,7 @@ class Judge:
         whole = min(whole, earlier.seconds_a_row)
         return earlier.used()._replace(seconds_a_row=whole, took=took, choice=self.choice)
 
-    def _measured(self, whole: float, took: dict[tuple[str, int], float]) -> Earlier:
+    def _measured(self, whole: float, took: dict[tuple[str, int], Tried]) -> Earlier:
         """What was measured, and what that leaves of an earlier call."""
         # a call of other sizes tells nothing of what ways take here, by rows
         before, here = self._earlier, self._seen

@@ -170,7 +170,7 @@ class Ways:
         of them that should be faster than the caller, and was not tried yet, is.
         """
         took = {
-            way.name: earlier.took[way.name, self._spec.n_workers] * left.rows
+            way.name: earlier.took[way.name, self._spec.n_workers].seconds(left.rows)
             for way in ways
             if self.may_begin(way.name) and (way.name, self._spec.n_workers) in earlier.took
         }

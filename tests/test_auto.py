@@ -214,9 +214,29 @@ class TestWhatEarlierCallsHaveShown:
 
         while (shown := _earlier.recall(nap)) is None:  # a call may tell too little
             pmap.map_partitions(SMALL, nap)
-        bad_day = {("threads", 2): 1.0}
+        bad_day = {("threads", 2): _earlier.Tried(1.0)}
         _earlier.remember(nap, shown._replace(took=bad_day, choice=None, trusted=(1, 8)))
         assert [backend_of(nap) == "threads" for _ in range(3)] == [False, False, True]
+
+    @pytest.mark.parametrize(("times", "backend"), [(1, "threads"), (9, "processes")])
+    def test_a_way_that_was_tried_once_may_have_had_bad_luck(self, times, backend):
+        """Another, tried often, has the best of many times, which is a little less than the only one."""
+
+        def nap(part):
+            time.sleep(0.0004 * part.height)
+            return part
+
+        processes = _plan.default_process_backend()[0]
+        pmap.map_partitions(SMALL, nap, backend=processes)
+        while (shown := _earlier.recall(nap)) is None:  # a call may tell too little
+            pmap.map_partitions(SMALL, nap)
+        usual = shown.seconds_a_row / 2
+        took = {
+            ("threads", 2): _earlier.Tried(1.05 * usual, times),
+            (processes, 2): _earlier.Tried(usual, 9),
+        }
+        _earlier.remember(nap, shown._replace(took=took, trusted=(1, 8)))
+        assert backend_of(nap) == {"processes": processes}.get(backend, backend)
 
     def test_not_without_workers(self):
         assert backend_of(workers.spin) != "serial"
@@ -320,8 +340,8 @@ class TestWhatEarlierCallsHaveShown:
             return part
 
         assert backend_of(long_first) == "threads"
-        took = _earlier.recall(long_first).took["threads", 2] * SMALL.height
-        assert took > 0.1
+        took = _earlier.recall(long_first).took["threads", 2]
+        assert took.seconds_a_row * SMALL.height > 0.1
 
     def test_frames_without_rows_tell_nothing(self):
         for work in (workers.nap, workers.spin):
