@@ -14,7 +14,8 @@ from pmap._carry import CallSpec, LocalCarrier
 from pmap._figures import figures
 from pmap._interrupts import Stack
 from pmap._registry import get_backend
-from pmap._schedule import Run, in_order, most_in_flight
+from pmap._schedule import Run, in_order
+from pmap._window import most_in_flight
 from pmap.backend import Locality
 
 if TYPE_CHECKING:

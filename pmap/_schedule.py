@@ -8,7 +8,6 @@ time-out, since an untimed wait ignores Ctrl-C once Polars is imported.
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import time
 from collections import deque
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pmap._blame import Blame, as_ours, failure_of
 from pmap._interrupts import deferred, give_way
 from pmap._pieces import Pieces
-from pmap._resources import available_memory
-from pmap._streak import Streak
 from pmap._watch import Watch, is_innocent, kill
+from pmap._window import Window
 from pmap.backend import Locality
 from pmap.errors import BackendError, PmapError, WorkerDiedError
 
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from pmap._wire import Stats
     from pmap.backend import Backend, Task, WorkerSpec
 
-__all__ = ["Access", "Outcome", "Run", "in_order", "most_in_flight"]
+__all__ = ["Access", "Outcome", "Run", "in_order"]
 
 #: How often who waits for threads looks up, for Ctrl-C. Seconds.
 _TICK = 0.1
@@ -43,13 +41,6 @@ _LONG = 0.001
 _LOOKAHEAD = 4
 #: Times that a backend, or a worker at rest, may break without one partition finished.
 _MAX_BREAKS = 3
-#: Copies of a partition that are there while it is in flight: sent, at work, and come back.
-_COPIES = 3
-#: Partitions up to this size need no room worth asking for: bytes.
-_SMALL = 64 * 1024
-#: Of partitions from this size on one is ready for workers that finish, and no more: bytes. It is
-#: copied in less time than they take, and each more would only take up memory.
-_LARGE = 8 * 1024 * 1024
 
 
 class Outcome(NamedTuple):
@@ -85,19 +76,6 @@ class Access(Protocol):
     def renew(self) -> bool:
         """Replace a broken backend; ``False`` if it is the user's."""
         ...
-
-
-def most_in_flight(backend: Backend) -> int:
-    """How many flights there are at most, which is when all are brief."""
-    return _window_of(backend, backend.capabilities.sends_ahead)
-
-
-def _window_of(backend: Backend, ahead: int = 0) -> int:
-    """How many flights keep all workers busy while the caller does something else."""
-    capabilities = backend.capabilities
-    if capabilities.n_workers == 1 and capabilities.locality is Locality.PROCESS:
-        return 1
-    return 2 * capabilities.n_workers * (1 + ahead) + 1
 
 
 class Run:
@@ -140,11 +118,7 @@ class Run:
         self._blame = Blame(options, count, access.name, elsewhere=elsewhere)
         self._watch = Watch(carrier, options)
         self._pieces = Pieces()
-        self._window = _window_of(access.backend)
-        self._brief_window = most_in_flight(access.backend)
-        self._streak = Streak(count, self._brief_window)
-        self._n_at_work = _at_work(access.backend)
-        self._budget = _budget(options, access.backend)
+        self._window = Window(access.backend, options, count)
         self._next: Partition | None = None  # read, and waits for room
         self._again: deque[tuple[Partition, int]] = deque()  # retries, and the innocent of a break
         self._alone: deque[tuple[Partition, int]] = deque()  # suspects of a break, one at a time
@@ -170,7 +144,7 @@ class Run:
             self._fill()
             while self._flights:
                 outcome = self._settle(self._next_done())
-                if self._window > 1 and not self._failed:
+                if self._window.size > 1 and not self._failed:
                     self._fill()  # before the consumer takes its time
                 if outcome is not None:
                     yield from self._to_consumer(outcome)
@@ -188,17 +162,11 @@ class Run:
     # Submitting.
 
     def _fill(self) -> None:
-        while len(self._flights) < self._room:
+        while len(self._flights) < self._window.size_at(self._newest):
             work = self._next_work()
             if work is None:
                 return
             self._submit(*work)
-
-    @property
-    def _room(self) -> int:
-        """Flights that there may be now."""
-        is_brief = self._streak.goes_on(self._newest)
-        return self._brief_window if is_brief else self._window
 
     def _next_work(self) -> tuple[Partition, int] | None:
         if self._alone:
@@ -206,7 +174,9 @@ class Run:
         if self._again:
             return self._again.popleft()
         partition = self._peek()
-        if partition is None or not self._has_room_for(partition):
+        if partition is None:
+            return None
+        if not self._window.has_room_for(partition, self._flights.values()):
             return None
         self._next = None
         return partition, 0
@@ -221,19 +191,10 @@ class Run:
                 self._newest = self._next.index
         return self._next
 
-    def _has_room_for(self, partition: Partition) -> bool:
-        """Whether memory is enough for one more in flight; one alone always has a try."""
-        if partition.n_bytes <= _SMALL:
-            return True
-        if partition.n_bytes >= _LARGE and len(self._flights) > self._n_at_work:
-            return False
-        in_flight = sum(flight.partition.n_bytes for flight in self._flights.values())
-        return not in_flight or _COPIES * (in_flight + partition.n_bytes) <= self._budget
-
     def _too_far_ahead(self) -> bool:
         if self.head is None or not self._flights:
             return False
-        return self._newest - self.head >= _LOOKAHEAD * self._room
+        return self._newest - self.head >= _LOOKAHEAD * self._window.size_at(self._newest)
 
     def _submit(self, partition: Partition, attempt: int) -> None:
         if self._access.backend.capabilities.owns_workers and partition.rows:
@@ -246,8 +207,7 @@ class Run:
         flight = self._carrier.load(partition, attempt)
         try:
             submit = _run_here if flight.in_caller else self._access.backend.submit
-            is_small = partition.n_bytes <= _SMALL and not attempt
-            flight.task.is_brief = is_small and self._streak.goes_on(partition.index)
+            flight.task.is_brief = not attempt and self._window.may_go_ahead(partition)
             flight.future = submit(flight.task)
         except Exception as exc:  # noqa: BLE001  an executor's submit raises what it likes
             self._carrier.land(flight)
@@ -309,7 +269,7 @@ class Run:
         if failure is None:
             answer = self._carrier.unload(flight)
             self._breaks = 0
-            self._streak.note(answer.stats)
+            self._window.note(answer.stats)
             if answer.error is None:
                 return self._succeed(flight, answer)
             return self._fail(flight, answer.error, answer.stats)
@@ -438,21 +398,6 @@ class Run:
             self._carrier.abandon(flight)
         if not all(flight.future.done() for flight in flights):
             self._access.give_up()
-
-
-def _at_work(backend: Backend) -> int:
-    """Partitions that are worked on at once, where their data are copied in no time; else the window."""
-    capabilities = backend.capabilities
-    on_machine = capabilities.locality is Locality.MACHINE
-    return capabilities.n_workers if on_machine else _window_of(backend)
-
-
-def _budget(options: Options, backend: Backend) -> float:
-    """Bytes that partitions in flight may take up, all their copies together."""
-    limits = [available_memory() or math.inf]
-    if options.memory_limit is not None:
-        limits.append(options.memory_limit * backend.capabilities.n_workers)
-    return min(limits)
 
 
 def _run_here(task: Task) -> Future[Any]:

@@ -42,8 +42,8 @@ def depths(monkeypatch):
     found, give = [], _processes._Worker.give
 
     def seen(worker, item):
+        found.append(len(worker.items) + 1)
         give(worker, item)
-        found.append(len(worker.items))
 
     monkeypatch.setattr(_processes._Worker, "give", seen)
     return found

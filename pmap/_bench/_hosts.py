@@ -157,5 +157,8 @@ class Host:
 
 
 def surroundings(folder: str) -> dict[str, str]:
-    """The environment, but for temporary files: some libraries leave theirs behind."""
-    return {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
+    """The environment, but for temporary files: some libraries leave theirs behind.
+
+    Texts have the same hashes in all processes, else one would be luckier with its dicts than another.
+    """
+    return {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder, "PYTHONHASHSEED": "0"}

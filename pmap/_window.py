@@ -1,0 +1,111 @@
+"""How many partitions are in flight at the same time: enough to keep workers busy, as memory allows.
+
+A few brief ones may wait in their worker, behind the one that it runs. It need not wait then until the
+caller has heard of that one and sent another, and the caller, which takes as long as a worker for so
+small a partition, is not woken for each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pmap._resources import available_memory
+from pmap.backend import Locality
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pmap._carry import Flight
+    from pmap._config import Options
+    from pmap._partition import Partition
+    from pmap._wire import Stats
+    from pmap.backend import Backend
+
+__all__ = ["Window", "most_in_flight"]
+
+#: Copies of a partition that are there while it is in flight: sent, at work, and come back.
+_COPIES = 3
+#: Partitions up to this size need no room worth asking for: bytes.
+_SMALL = 64 * 1024
+#: Of partitions from this size on one is ready for workers that finish, and no more: bytes. It is
+#: copied in less time than they take, and each more would only take up memory.
+_LARGE = 8 * 1024 * 1024
+#: A partition that takes less in its worker, with all that it is sent and sends, is brief. Seconds.
+_BRIEF = 0.002
+#: So many of them in a row promise that the next are brief too.
+_IN_A_ROW = 16
+
+
+def most_in_flight(backend: Backend) -> int:
+    """How many flights there are at most, which is when all are brief."""
+    return _size(backend, backend.capabilities.sends_ahead)
+
+
+def _size(backend: Backend, ahead: int = 0) -> int:
+    """How many flights keep all workers busy while the caller does something else."""
+    capabilities = backend.capabilities
+    if capabilities.n_workers == 1 and capabilities.locality is Locality.PROCESS:
+        return 1
+    return 2 * capabilities.n_workers * (1 + ahead) + 1
+
+
+class Window:
+    """Room for flights on one backend.
+
+    What waits behind a partition that is long after all waits while other workers may have nothing to
+    do. So one long partition ends a row of brief ones, and the last partitions are not sent ahead.
+
+    Parameters
+    ----------
+    backend
+        Where they are to go.
+    options
+        `memory_limit` is what each worker may take.
+    count
+        Partitions that there are; of a stream, whose end may be near, none is sent ahead.
+    """
+
+    def __init__(self, backend: Backend, options: Options, count: int | None) -> None:
+        capabilities = backend.capabilities
+        self.size = _size(backend)  #: flights, unless they are brief
+        self._most = most_in_flight(backend)
+        self._last = (count or 0) - self._most  # index from which on none is sent ahead
+        self._in_a_row = 0  # brief ones, the latest
+        # where data are copied in no time
+        on_machine = capabilities.locality is Locality.MACHINE
+        self._n_at_work = capabilities.n_workers if on_machine else self.size
+        self._budget = _budget(options, capabilities.n_workers)
+
+    def size_at(self, index: int) -> int:
+        """Flights that there may be when the partition of this index is the latest."""
+        return self._most if self._are_brief(index) else self.size
+
+    def may_go_ahead(self, partition: Partition) -> bool:
+        """Whether it should be brief, as those before it, and is none of the last."""
+        return partition.n_bytes <= _SMALL and self._are_brief(partition.index)
+
+    def _are_brief(self, index: int) -> bool:
+        return self._in_a_row >= _IN_A_ROW and index < self._last
+
+    def note(self, stats: Stats | None) -> None:
+        """Of a partition that has come back."""
+        is_brief = stats is not None and stats.finished - stats.started < _BRIEF
+        self._in_a_row = self._in_a_row + 1 if is_brief else 0
+
+    def has_room_for(self, partition: Partition, flights: Collection[Flight]) -> bool:
+        """Whether memory is enough for one more; one alone always has a try."""
+        if partition.n_bytes <= _SMALL:
+            return True
+        if partition.n_bytes >= _LARGE and len(flights) > self._n_at_work:
+            return False
+        in_flight = sum(flight.partition.n_bytes for flight in flights)
+        return not in_flight or _COPIES * (in_flight + partition.n_bytes) <= self._budget
+
+
+def _budget(options: Options, n_workers: int) -> float:
+    """Bytes that partitions in flight may take up, all their copies together."""
+    limits = [available_memory() or math.inf]
+    if options.memory_limit is not None:
+        limits.append(options.memory_limit * n_workers)
+    return min(limits)
