@@ -46,10 +46,16 @@ def _no_workers_are_left():
     pmap.shutdown()
 
 
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items):
-    """A cluster of dask's takes seconds to start and to end: its lives are for `make test-slow`."""
+    """A cluster of dask's takes seconds to start and to end: its lives are for `make test-slow`.
+
+    So are some costly tests, on all backends but one: it is the same core that they are about.
+    """
     for item in items:
-        if item.path.name == "test_pools.py" and "dask" in item.name:
+        of_dask = item.path.name == "test_pools.py" and "dask" in item.name
+        elsewhere = item.get_closest_marker("slow_elsewhere") and "forkserver" not in item.name
+        if of_dask or elsewhere:
             item.add_marker(pytest.mark.slow)
 
 

@@ -378,31 +378,46 @@ def test_a_small_frame_imports_no_large_library_anywhere(own_pool, before, calle
     assert done.stdout.strip() == f"{caller} {forked if own_pool == 'forkserver' else []}"
 
 
-@pytest.mark.skipif(
+@pytest.mark.slow_elsewhere
+#: Of a column that is made in a worker: rows, and bytes.
+MADE, MADE_BYTES = 2_000_000, 2_000_000 * 8
+
+linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="Polars has another allocator there"
 )
-def test_workers_reuse_large_pieces_of_memory(own_pool):
-    """Each page that comes anew from the system is a fault; of ten columns, most are those of the first.
 
-    At rest they have them no more.
-    """
-    rows, n = 2_000_000, 10
 
-    def faults(part):
+def made_in_workers(n, backend):
+    """So many columns, one after the other: pages that came for them, and memory held before."""
+
+    def make(part):
         def so_far():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
         held, before = own_memory(psutil.Process()), so_far()
         for i in range(n):
-            pl.int_range(rows, eager=True, dtype=pl.Int64) + i
+            pl.int_range(MADE, eager=True, dtype=pl.Int64) + i
         return so_far() - before, held
 
-    size = rows * 8
-    found = list(pmap.iter_partitions(frame_of(2), faults, backend=own_pool, n_jobs=2))
-    assert max(count for count, _ in found) < n / 2 * size // mmap.PAGESIZE
+    return zip(
+        *pmap.iter_partitions(frame_of(2), make, backend=backend, n_jobs=2), strict=True
+    )
+
+
+@linux
+def test_workers_reuse_large_pieces_of_memory(own_pool):
+    """Each page that comes anew from the system is a fault; of ten columns, most are those of the first."""
+    faults, _ = made_in_workers(10, own_pool)
+    assert max(faults) < 10 / 2 * MADE_BYTES // mmap.PAGESIZE
+
+
+@linux
+@pytest.mark.slow  # they rest for ten seconds first
+def test_workers_at_rest_give_large_pieces_of_memory_back(own_pool):
+    _, held = made_in_workers(10, own_pool)
     if "muzzy_decay_ms:-1" in os.environ["_RJEM_MALLOC_CONF"]:
-        return  # this Polars leaves to the kernel when to take what was given back
-    most = size + max(held for _, held in found)
+        pytest.skip("this Polars leaves to the kernel when to take what was given back")
+    most = MADE_BYTES + max(held)
     at_work = [psutil.Process(stats.worker) for stats in pmap.last_report().stats]
     programs.wait_until(lambda: all(own_memory(worker) < most for worker in at_work))
 

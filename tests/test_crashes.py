@@ -174,6 +174,7 @@ class TestAPartition:
         assert pl.concat(out).equals(pl.concat([LARGE[:50_000], LARGE[100_000:]]))
 
 
+@pytest.mark.slow_elsewhere
 @all_ends
 def test_a_function_that_ends_who_opens_it(process_backend, end, how):
     """Every worker that opens it ends; each death is charged to one partition, once."""
@@ -205,6 +206,7 @@ def test_a_program_that_the_function_has_started_does_not_hide_the_death(process
     assert time.monotonic() - started < programs.SOON
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_that_end_at_rest_are_replaced_and_nobody_is_charged(process_backend, signal_):
     def pid(part):
@@ -221,6 +223,7 @@ def test_workers_that_end_at_rest_are_replaced_and_nobody_is_charged(process_bac
         assert attempts.to_list() == [0] * len(attempts)
 
 
+@pytest.mark.slow_elsewhere
 def test_workers_that_end_just_when_a_task_comes_are_replaced(process_backend):
     """Nobody looks whether they are dead already when the next map begins."""
     for _ in range(3):
@@ -325,6 +328,7 @@ class TestTheMemory:
         assert 300_000_000 < caught.value.peak_memory < 3_000_000_000
         assert not caught.value.out_of_memory
 
+    @pytest.mark.slow_elsewhere
     def test_that_the_kernel_had_not_is_said(self, process_backend):
         with groups.memory(600 << 20) as group:
             done = programs.run(

@@ -35,6 +35,7 @@ def failing(function=fail, frame=DF, **options):
 
 
 class TestItsRows:
+    @pytest.mark.slow_elsewhere
     @pytest.mark.parametrize("backend", BACKENDS)
     def test_are_in_the_users_exception(self, backend):
         error = failing(backend=backend)
@@ -50,6 +51,7 @@ class TestItsRows:
 
         assert failing(kill, backend=process_backend).partition().equals(DF[25:50])
 
+    @pytest.mark.slow_elsewhere
     def test_are_in_the_error_of_a_late_one(self, process_backend):
         def hang(part):
             time.sleep(60) if 30 in part["x"] else None
@@ -189,6 +191,7 @@ class TestBisecting:
             error.__notes__
         )
 
+    @pytest.mark.slow_elsewhere
     def test_finds_the_row_that_kills(self, process_backend):
         def kill(part):
             os.kill(os.getpid(), signal.SIGKILL) if 30 in part["x"] else None

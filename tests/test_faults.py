@@ -190,6 +190,7 @@ class TestDeaths:
 
 
 class TestTimeouts:
+    @pytest.mark.slow_elsewhere
     @pytest.mark.parametrize("backend", PROCESSES)
     def test_stop_the_partition_alone(self, backend):
         def hang(part):
@@ -204,6 +205,7 @@ class TestTimeouts:
         )
         assert out["x"].to_list() == [*range(25), *range(50, 100)]
 
+    @pytest.mark.slow_elsewhere
     @pytest.mark.parametrize("backend", PROCESSES)
     def test_count_from_the_start_in_the_worker(self, backend):
         """Sixteen partitions of 0.2 s wait for one worker, longer in all than the limit."""

@@ -20,11 +20,13 @@ def interrupt(*words):
     return int(done.stdout.split()[0])
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
 def test_at_any_line_of_the_caller(backend):
     assert interrupt(need(backend), "line", 1, 16) > 8
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("backend", ["auto", "spawn", "forkserver", "loky"])
 def test_at_any_time_while_workers_start_and_work(backend):
     assert interrupt(backend if backend == "auto" else need(backend), "time", 1, 4) == 4

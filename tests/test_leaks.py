@@ -28,6 +28,7 @@ def test_after_a_thousand_maps():
     look(need("forkserver"), "maps", 1000)
 
 
+@pytest.mark.slow_elsewhere
 @pytest.mark.parametrize("backend", ["forkserver", "loky"])
 def test_after_each_kind_of_fault(backend):
     look(need(backend), "faults", 0)

@@ -38,6 +38,7 @@ class HungryByRow:
 
 
 class TestAMemoryLimit:
+    @pytest.mark.slow_elsewhere
     def test_is_an_error_with_figures_and_a_way_out(self, process_backend):
         with pmap.config(memory_limit="400 MB"), pytest.raises(MemoryError) as caught:
             pmap.map_partitions(DF, HungryByRow(), n_partitions=4, backend=process_backend)
@@ -49,6 +50,7 @@ class TestAMemoryLimit:
         assert "config(partition_wise=True)" in said
         assert caught.value.partition().height == 16
 
+    @pytest.mark.slow_elsewhere
     def test_splits_what_may_be_split(self, process_backend):
         with pmap.config(memory_limit="400 MB", partition_wise=True):
             out = pmap.map_partitions(DF, HungryByRow(), n_partitions=4, backend=process_backend)
@@ -173,6 +175,7 @@ def test_no_more_is_in_flight_than_the_budget_allows():
 
 
 class TestATimeLimit:
+    @pytest.mark.slow_elsewhere
     def test_is_kept_to_within_a_fifth_of_a_second(self, process_backend):
         """From the start of the partition to the error, beside what a map takes anyway."""
 
@@ -192,6 +195,7 @@ class TestATimeLimit:
             late.append(time.monotonic() - started - 1)
         assert 0 <= min(late) < 0.2, late
 
+    @pytest.mark.slow_elsewhere
     def test_costs_the_neighbours_nothing(self, process_backend, tmp_path):
         """Each of the others runs once, also the one that was at work beside the hung one."""
 

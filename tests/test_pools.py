@@ -123,6 +123,7 @@ class TestWarmPools:
         assert not two & one
         assert meet(backend) == two
 
+    @pytest.mark.slow_elsewhere
     @two
     def test_stop_after_a_rest(self, backend, meet):
         with pmap.config(idle_timeout=0.2):
@@ -130,6 +131,7 @@ class TestWarmPools:
         assert programs.alive(workers) == []
         assert len(meet(backend)) == 2
 
+    @pytest.mark.slow_elsewhere
     @two
     def test_do_not_stop_at_work(self, backend):
         def work(part):
@@ -636,6 +638,7 @@ threading.Thread(target=late).start()
         assert "WorkerStartError: loky's workers can not be started" in program.stderr
         assert program.family.left() == []
 
+    @pytest.mark.slow_elsewhere
     @pytest.mark.parametrize(
         "backend",
         [
@@ -747,6 +750,7 @@ mapped(astray)
         program.end()
         assert program.family.left(within=2) == []
 
+    @pytest.mark.slow_elsewhere
     @pytest.mark.parametrize("backend", ["forkserver", "loky"])
     def test_ends_the_workers_of_workers(self, start, backend):
         text = """
@@ -768,7 +772,10 @@ THREADS_GO_ON = "threads at work can't be stopped, and keep the interpreter and 
     "backend",
     [
         "serial",
-        pytest.param("threads", marks=pytest.mark.xfail(strict=False, reason=THREADS_GO_ON)),
+        pytest.param(
+            "threads",
+            marks=[pytest.mark.xfail(strict=False, reason=THREADS_GO_ON), pytest.mark.slow],
+        ),
         *BACKENDS,
     ],
 )

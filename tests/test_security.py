@@ -122,6 +122,7 @@ class TestSegments:
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else"
 )
 class TestAnotherUser:
+    @pytest.mark.slow_elsewhere
     @pytest.mark.parametrize("kind", KINDS)
     def test_gets_at_no_segment(self, kind, monkeypatch, process_backend):
         """Neither of the caller's nor through a worker's; root, for whom it is no secret, does."""
