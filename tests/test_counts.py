@@ -378,7 +378,6 @@ def test_a_small_frame_imports_no_large_library_anywhere(own_pool, before, calle
     assert done.stdout.strip() == f"{caller} {forked if own_pool == 'forkserver' else []}"
 
 
-@pytest.mark.slow_elsewhere
 #: Of a column that is made in a worker: rows, and bytes.
 MADE, MADE_BYTES = 2_000_000, 2_000_000 * 8
 
@@ -399,9 +398,7 @@ def made_in_workers(n, backend):
             pl.int_range(MADE, eager=True, dtype=pl.Int64) + i
         return so_far() - before, held
 
-    return zip(
-        *pmap.iter_partitions(frame_of(2), make, backend=backend, n_jobs=2), strict=True
-    )
+    return zip(*pmap.iter_partitions(frame_of(2), make, backend=backend, n_jobs=2), strict=True)
 
 
 @linux
@@ -417,7 +414,7 @@ def test_workers_at_rest_give_large_pieces_of_memory_back(own_pool):
     _, held = made_in_workers(10, own_pool)
     if "muzzy_decay_ms:-1" in os.environ["_RJEM_MALLOC_CONF"]:
         pytest.skip("this Polars leaves to the kernel when to take what was given back")
-    most = MADE_BYTES + max(held)
+    most = MADE_BYTES + min(held)  # of who had made none yet
     at_work = [psutil.Process(stats.worker) for stats in pmap.last_report().stats]
     programs.wait_until(lambda: all(own_memory(worker) < most for worker in at_work))
 
