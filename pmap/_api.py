@@ -280,10 +280,7 @@ def _check(frame: object, function: object, by: object) -> None:
     """Say what to write instead, before anything starts."""
     check_process()
     if isinstance(frame, pl.LazyFrame):
-        raise ArgumentError(
-            "a LazyFrame can not be split yet: pass frame.collect(), or frame.collect_batches(), "
-            "which is never whole in memory"
-        )
+        raise ArgumentError("a LazyFrame can not be split yet: pass frame.collect()")
     if isinstance(frame, pl.Series):
         raise ArgumentError("a Series is no frame: pass series.to_frame()")
     if not isinstance(frame, pl.DataFrame) and not _is_stream(frame):

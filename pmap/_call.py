@@ -177,10 +177,16 @@ class Call:
             self._report.stats,
             self._report.plan.n_workers,
             requested_workers(self._options.n_jobs, cpu_count())[0],
-            self._work.total,
+            self._work.total if self._is_split_by_default else 0,
             self._rows_back / max(1, self._work.rows or 0),
         )
         _run.advise(self._work.function, run, self._options.advise)
+
+    @property
+    def _is_split_by_default(self) -> bool:
+        """Whether neither the user nor a check has a part in it."""
+        options = self._options
+        return (options.n_partitions, options.chunk_size, options.check) == (None, None, None)
 
     # A call has one leg, or, with "auto", one in the caller and perhaps one elsewhere.
 

@@ -269,7 +269,7 @@ class Run:
         if failure is None:
             answer = self._carrier.unload(flight)
             self._breaks = 0
-            self._window.note(answer.stats)
+            self._window.note(flight.partition, answer.stats)
             if answer.error is None:
                 return self._succeed(flight, answer)
             return self._fail(flight, answer.error, answer.stats)
@@ -278,6 +278,7 @@ class Run:
         raise as_ours(failure)
 
     def _judge_death(self, flight: Flight, died: WorkerDiedError) -> Outcome | None:
+        self._window.note(flight.partition, None)
         never_started = not self._carrier.has_started(flight)
         if never_started:
             self._count_break(died, _MAX_BREAKS * self._access.backend.capabilities.n_workers)

@@ -169,19 +169,19 @@ class Ways:
         It says something of the others too: a call may look dearer in the beginning than it is. And one
         of them that should be faster than the caller, and was not tried yet, is.
         """
-        took = {
-            way.name: earlier.took[way.name, self._spec.n_workers].seconds(left.rows)
+        tried = {
+            way: earlier.took[way.name, self._spec.n_workers]
             for way in ways
             if self.may_begin(way.name) and (way.name, self._spec.n_workers) in earlier.took
         }
-        expected = {way.name: max(1e-9, way.seconds) for way in ways}
-        better = min([1.0, *(took[name] / expected[name] for name in took)])
+        took = (it.seconds_a_row * left.rows / max(1e-9, way.seconds) for way, it in tried.items())
+        better = min([1.0, *took])
 
         def price(way: Way) -> float:
-            if way.name in took:
-                return took[way.name]
+            if way in tried:
+                return tried[way].seconds(left.rows)
             gains = way.seconds < (1.0 - _LEAST_SHARE) * left.seconds
-            is_to_be_tried = took and gains and self.may_begin(way.name)
+            is_to_be_tried = tried and gains and self.may_begin(way.name)
             return _UNTRIED * better * way.seconds if is_to_be_tried else way.seconds
 
         return [way._replace(seconds=price(way)) for way in ways]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pmap._resources import available_memory
+from pmap._resources import available_memory, open_files_limit
 from pmap.backend import Locality
 
 if TYPE_CHECKING:
@@ -33,21 +33,28 @@ _SMALL = 64 * 1024
 _LARGE = 8 * 1024 * 1024
 #: A partition that takes less in its worker, with all that it is sent and sends, is brief. Seconds.
 _BRIEF = 0.002
+#: And takes no more bytes to the worker.
+_SHORT = 6 * 1024
 #: So many of them in a row promise that the next are brief too.
 _IN_A_ROW = 16
+#: So many in flight are enough for a caller, however many workers it has: each takes a descriptor, of
+#: which no more than this part of all there may be are taken.
+_ENOUGH, _OF_DESCRIPTORS = 64, 1 / 8
 
 
 def most_in_flight(backend: Backend) -> int:
     """How many flights there are at most, which is when all are brief."""
-    return _size(backend, backend.capabilities.sends_ahead)
+    size, ahead = _size(backend), backend.capabilities.sends_ahead
+    limit = min(_ENOUGH, int(open_files_limit() * _OF_DESCRIPTORS))
+    return max(size, min(limit, (1 + ahead) * size))
 
 
-def _size(backend: Backend, ahead: int = 0) -> int:
+def _size(backend: Backend) -> int:
     """How many flights keep all workers busy while the caller does something else."""
     capabilities = backend.capabilities
     if capabilities.n_workers == 1 and capabilities.locality is Locality.PROCESS:
         return 1
-    return 2 * capabilities.n_workers * (1 + ahead) + 1
+    return 2 * capabilities.n_workers + 1
 
 
 class Window:
@@ -88,9 +95,14 @@ class Window:
     def _are_brief(self, index: int) -> bool:
         return self._in_a_row >= _IN_A_ROW and index < self._last
 
-    def note(self, stats: Stats | None) -> None:
-        """Of a partition that has come back."""
-        is_brief = stats is not None and stats.finished - stats.started < _BRIEF
+    def note(self, partition: Partition, stats: Stats | None) -> None:
+        """Of a partition that has come back, or was lost with its worker."""
+        is_brief = (
+            stats is not None
+            and stats.finished - stats.started < _BRIEF
+            and stats.bytes_in <= _SHORT
+            and partition.n_bytes <= _SMALL
+        )
         self._in_a_row = self._in_a_row + 1 if is_brief else 0
 
     def has_room_for(self, partition: Partition, flights: Collection[Flight]) -> bool:

@@ -33,7 +33,7 @@ PARTS = 8
 #: Each column of 8 bytes.
 COLUMNS = 2
 #: Partitions of a call that are in flight at the same time, and of one whose partitions are many and brief.
-IN_FLIGHT, MANY_IN_FLIGHT = 5, 33
+IN_FLIGHT, MANY_IN_FLIGHT = 5, 40
 #: Messages of a call that may be heard by the thread that listens at rest.
 SAID_BY_THREAD = 2
 
@@ -152,6 +152,13 @@ def test_of_large_partitions_one_more_than_there_are_workers_is_in_memory(own_po
         call(frame_of(PARTS * 600_000), workers.height, own_pool)
     # Each has a segment, and another for its reply; and there is the board.
     assert counts["memfd_create"] <= 2 * (2 + 1) + 1
+
+
+def test_of_partitions_that_are_copied_no_more_are_in_memory_however_brief(own_pool):
+    pmap.shutdown()
+    with counted((os, "memfd_create")) as counts:
+        call(frame_of(200 * 10_000), workers.height, own_pool, 200)
+    assert counts["memfd_create"] <= 2 * IN_FLIGHT + 1
 
 
 @pytest.mark.skipif(no_system_calls_are_counted(), reason="the kernel counts no system calls here")

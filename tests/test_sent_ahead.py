@@ -5,6 +5,7 @@ Whatever becomes of the worker, those that only waited in it go to another, once
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -13,15 +14,19 @@ import time
 from collections import Counter
 
 import polars as pl
+import programs
 import pytest
 
 import pmap
+from pmap import _window
+from pmap.backend import WorkerSpec
 from pmap.errors import PartitionTimeoutError, WorkerDiedError
 from pmap_backends import _processes
 
 N = 1000
 DF = pl.DataFrame({"x": range(N)})
 AT_ONCE = 1 + _processes._AHEAD
+IN_FLIGHT = 5 * AT_ONCE
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="pipes of other systems hold too little"
@@ -101,11 +106,47 @@ class TestWhoIsSentAhead:
 
         assert pmap.map_partitions(DF, long_at_last).equals(DF)
         assert max(depths) == AT_ONCE
-        assert set(depths[N // 2 + 4 * AT_ONCE + 2 :]) == {1}
+        assert set(depths[N // 2 + IN_FLIGHT :]) == {1}
 
     def test_those_of_a_stream_are_not(self, depths):
         pmap.map_partitions(DF.iter_slices(1), lambda part: part)
         assert set(depths) == {1}
+
+    def test_none_is_behind_one_that_runs_for_long(self, options, tmp_path):
+        """However brief it should be: of two calls that share the pool, one need not wait for the other."""
+        os.mkfifo(tmp_path / "hangs")
+        os.mkfifo(tmp_path / "goes on")
+
+        def hangs(part):
+            if pmap.current_partition().index == N - IN_FLIGHT - 1:  # none of its own is behind it
+                (tmp_path / "hangs").write_text("now")
+                (tmp_path / "goes on").read_text()
+            return part
+
+        def hang():
+            with pmap.config(**options):  # that of another thread is not this one's
+                results.append(pmap.map_partitions(DF, hangs))
+
+        results = []
+        thread = threading.Thread(target=hang)
+        thread.start()
+        assert (tmp_path / "hangs").read_text() == "now"
+        assert pmap.map_partitions(DF, lambda part: part).equals(DF)  # by the other worker
+        (tmp_path / "goes on").write_text("now")
+        thread.join(60)
+        assert results[0].equals(DF)
+
+    def test_no_more_than_there_are_descriptors_for(self, monkeypatch):
+        """Each that is in flight takes some."""
+        monkeypatch.setattr(_window, "open_files_limit", lambda: 64)
+        pool = _processes.ForkserverBackend(WorkerSpec(n_workers=2))
+        assert _window.most_in_flight(pool) == 8
+        pool.close()
+
+    def test_no_more_than_one_caller_has_use_for(self):
+        pool = _processes.ForkserverBackend(WorkerSpec(n_workers=100))
+        assert _window.most_in_flight(pool) == 2 * 100 + 1
+        pool.close()
 
     def test_those_that_do_not_fit_the_pipe_are_not(self, depths):
         wide = pl.DataFrame({f"c{i}": range(100) for i in range(100)})
@@ -214,3 +255,44 @@ class TestTheEnd:
         assert not thread.is_alive()
         assert errors or len(results) == N
         assert pl.concat(results).equals(DF.head(len(results)))
+
+    def test_of_the_pool_while_a_death_is_seen_to(self, options, monkeypatch):
+        """Those that waited in the dead worker are not given to new ones that nobody would end."""
+        pools, errors = [], []
+        dying, closing = threading.Event(), threading.Event()
+        bury = _processes._ProcessPool._bury
+
+        def slow_wait(wait):
+            dying.set()
+            assert closing.wait(60)
+            return wait()
+
+        def burying(pool, fd, worker):
+            pools.append(pool)
+            worker.process.wait = functools.partial(slow_wait, worker.process.wait)
+            bury(pool, fd, worker)
+
+        def killed(part):
+            if pmap.current_partition().index == N // 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return part
+
+        def call():
+            with pmap.config(**options):  # that of another thread is not this one's
+                try:
+                    pmap.map_partitions(DF, killed)
+                except pmap.errors.PmapError as exc:
+                    errors.append(exc)
+
+        monkeypatch.setattr(_processes._ProcessPool, "_bury", burying)
+        threads = [threading.Thread(target=target) for target in (call, pmap.shutdown)]
+        threads[0].start()
+        assert dying.wait(60)
+        threads[1].start()
+        programs.wait_until(lambda: pools[0]._closed)
+        closing.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert errors
+        assert not pools[0]._workers

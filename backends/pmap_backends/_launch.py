@@ -40,6 +40,8 @@ __all__ = [
 
 #: Seconds to wait for the end of a process that was told to end.
 _PATIENCE = 2.0
+#: Bytes that may wait in a worker's pipe: it has several tasks sent ahead at times.
+_BUFFER = 128 * 1024
 
 
 class WorkerProcess(Protocol):
@@ -174,9 +176,11 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:
 def _pair() -> tuple[socket.socket, socket.socket]:
     keep_open()
     try:
-        return socket.socketpair()
+        ours, theirs = socket.socketpair()
     except OSError as exc:
         raise not_granted("make a pipe for a worker", exc) from exc
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    return ours, theirs
 
 
 class _Spawned:

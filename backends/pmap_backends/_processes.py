@@ -46,6 +46,8 @@ _MAX_START_FAILURES = 3
 #: buffer, which is small on other systems.
 _AHEAD = 7 if sys.platform.startswith("linux") else 0
 _AHEAD_BYTES = 8 * 1024
+#: They do not wait behind one that runs for so long already. Seconds.
+_NOT_BRIEF = 0.005
 
 
 class _Worker:
@@ -56,6 +58,7 @@ class _Worker:
         self.ready = False
         self.started = time.monotonic()
         self.items: deque[Item] = deque()  #: what it runs, and what was sent ahead
+        self._begun = 0.0  # monotonic seconds, of the first of them
         self._left = max_tasks
 
     @property
@@ -69,18 +72,27 @@ class _Worker:
             return False
         if not self.items:
             return True
+        if not task.is_brief or len(self.items) > _AHEAD or len(task.payload) > _AHEAD_BYTES:
+            return False
         # behind one that may be long there is none
-        is_brief = task.is_brief and self.items[-1].task.is_brief
-        return is_brief and len(self.items) <= _AHEAD and len(task.payload) <= _AHEAD_BYTES
+        is_behind_brief = self.items[-1].task.is_brief
+        return is_behind_brief and time.monotonic() < self._begun + _NOT_BRIEF
 
     def give(self, item: Item) -> None:
         """Send a payload; small, so that it fits the pipe's buffer and never blocks."""
+        if not self.items:
+            self._begun = time.monotonic()
         self.items.append(item)
         if self._left is not None:
             self._left -= 1
         # A pipe that broke meanwhile is seen, and handled, by the listening thread.
         with contextlib.suppress(OSError):
             self.process.pipe.send_bytes(item.task.payload)
+
+    def finish(self) -> Item | None:
+        """What it has run: its reply is there."""
+        self._begun = time.monotonic()
+        return self.items.popleft() if self.items else None
 
 
 class _ProcessPool:
@@ -178,6 +190,8 @@ class _ProcessPool:
         for worker in self._workers.values():
             if worker.may_have(task) and (best is None or len(worker.items) < len(best.items)):
                 best = worker
+                if not worker.items:
+                    break
         return best
 
     def _grow(self) -> None:
@@ -229,9 +243,10 @@ class _ProcessPool:
                 self._assign()
 
     def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
-        item = worker.items.popleft() if worker.items else None
+        item: Item | None = None
         try:
             with self._lock:
+                item = worker.finish()
                 self._assign()
                 retire = worker.exhausted and not worker.items
         finally:
@@ -262,7 +277,10 @@ class _ProcessPool:
                 )
                 blamed.append((worker.items.popleft().future, died))
                 self._waiting.extendleft(reversed(worker.items))
-            blamed += self._give_up_starting(exitcode) or self._reassign()
+            if self._closed:  # meanwhile: nobody else will see to what waited in the worker
+                blamed += self._drop_waiting(BackendError("the pool was closed before this ran"))
+            else:
+                blamed += self._give_up_starting(exitcode) or self._reassign()
         for future, exc in blamed:
             future.set_exception(exc)
 

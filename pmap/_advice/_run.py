@@ -51,8 +51,8 @@ _LARGE, _FEW = 100_000_000, 0.5
 class Run(NamedTuple):
     """What a call did, added up: seconds, bytes.
 
-    `frame_bytes` are those of the frame that was split, 0 for a stream; of its rows the share
-    `rows_left` came back.
+    `frame_bytes` are those of the frame that pmap has split, 0 for a stream, or where the user or a
+    check has a part in it; of its rows the share `rows_left` came back.
     """
 
     function: str
@@ -121,27 +121,28 @@ def advise(function: object, run: Run, how: str) -> None:
     """
     if how == "off" or run.seconds < _WORTH_A_WORD or not run.stats:
         return
+    if how == "warn" and _identity(function) in _told:
+        return
     remedy = next((said for rule in _RULES if (said := rule(run)) is not None), None)
     if remedy is None:
         return
     text = f"{run.facts}. {remedy}"
     if how == "error":
         raise PmapAdvice(text)
-    if _is_new(function):
-        warn(text, PmapAdvice)
+    _told.add(_identity(function))
+    warn(text, PmapAdvice)
 
 
 _told: set[object] = set()
 
 
-def _is_new(function: object) -> bool:
-    """Whether nothing was said of it; of functions made anew each time, by where they stand."""
+def _identity(function: object) -> object:
+    """What is known of a function of which something was said: where it stands, as it may be made anew."""
     inner: object = getattr(function, "func", function)  # a partial
     code: CodeType | None = getattr(inner, "__code__", None)
-    key = id(type(inner)) if code is None else (code.co_filename, code.co_firstlineno, code.co_name)
-    known = key in _told
-    _told.add(key)
-    return not known
+    return (
+        id(type(inner)) if code is None else (code.co_filename, code.co_firstlineno, code.co_name)
+    )
 
 
 # The rules: each says the remedy, or nothing. The first that does is heard.

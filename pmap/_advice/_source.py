@@ -10,6 +10,7 @@ import builtins
 import functools
 import inspect
 import linecache
+import warnings
 from types import CodeType, FunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from pmap._advice._bytecode import body_from_bytecode
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["body_of", "constants_of", "node_of"]
+__all__ = ["body_of", "constants_of", "node_of", "parsed"]
 
 
 def body_of(function: object) -> tuple[str, list[ast.stmt]] | None:
@@ -78,14 +79,24 @@ def _places_of(node: ast.Lambda) -> set[tuple[int | None, ...]]:
     return next(_places(code) for code in _codes(whole) if code.co_name == "<lambda>")
 
 
+@functools.lru_cache(maxsize=1)
+def parsed(text: str) -> ast.Module | None:
+    """A file's syntax; what is odd about it was said when it was imported."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return ast.parse(text)
+        except (SyntaxError, ValueError):
+            return None
+
+
 @functools.lru_cache(maxsize=4)
 def _parsed(text: str) -> tuple[list[ast.Lambda | ast.FunctionDef], list[CodeType]] | None:
     """The functions of a file, as syntax and as code."""
-    try:
-        tree = ast.parse(text)
-        code = compile(tree, "<pmap>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
+    tree = parsed(text)
+    if tree is None:
         return None
+    with warnings.catch_warnings(action="ignore"):
+        code = compile(tree, "<pmap>", "exec", dont_inherit=True)
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda | ast.FunctionDef)]
     return nodes, list(_codes(code))
 
