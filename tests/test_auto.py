@@ -205,8 +205,9 @@ class TestWhatEarlierCallsHaveShown:
         wanted = [False, *8 * [True], False, *16 * [True], False, True]
         assert [goes_by_an_earlier_call() for _ in wanted] == wanted
 
-    def test_a_way_that_had_a_bad_day_is_tried_again(self):
+    def test_a_way_that_had_a_bad_day_is_tried_again(self, monkeypatch):
         """When the function is measured again, if not before."""
+        new_figures(monkeypatch)  # workers that other tests have missed would be started
 
         def nap(part):
             time.sleep(0.0004 * part.height)
@@ -216,10 +217,10 @@ class TestWhatEarlierCallsHaveShown:
             pmap.map_partitions(SMALL, nap)
         bad_day = {("threads", 2): _earlier.Tried(1.0)}
         _earlier.remember(nap, shown._replace(took=bad_day, choice=None, trusted=(1, 8)))
-        assert [backend_of(nap) == "threads" for _ in range(3)] == [False, False, True]
+        assert [backend_of(nap) for _ in range(3)] == ["serial", "serial", "threads"]
 
-    @pytest.mark.parametrize(("times", "backend"), [(1, "threads"), (9, "processes")])
-    def test_a_way_that_was_tried_once_may_have_had_bad_luck(self, times, backend):
+    @pytest.mark.parametrize("times", [1, 9])
+    def test_a_way_that_was_tried_once_may_have_had_bad_luck(self, times):
         """Another, tried often, has the best of many times, which is a little less than the only one."""
 
         def nap(part):
@@ -236,7 +237,7 @@ class TestWhatEarlierCallsHaveShown:
             (processes, 2): _earlier.Tried(usual, 9),
         }
         _earlier.remember(nap, shown._replace(took=took, trusted=(1, 8)))
-        assert backend_of(nap) == {"processes": processes}.get(backend, backend)
+        assert backend_of(nap) == ("threads" if times == 1 else processes)
 
     def test_not_without_workers(self):
         assert backend_of(workers.spin) != "serial"

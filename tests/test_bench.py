@@ -184,9 +184,7 @@ def test_json_goes_to_stdout_alone():
     assert "Latency: a frame of 1,000 rows" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing_behind(how, tmp_path):
     family = programs.Family()
     words = ["--workloads", "parse", "--contenders", "ideal", "loky", "pmap forkserver"]

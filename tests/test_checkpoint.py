@@ -663,7 +663,7 @@ def killed_and_resumed(tmp_path, seed):
 
 
 class TestAJobThatIsKilled:
-    @pytest.mark.parametrize("seed", [0, 4, 5])
+    @pytest.mark.parametrize("seed", [0, 1, 3, 4, 5, 7])
     def test_goes_on_and_gives_the_same(self, tmp_path, seed):
         killed_and_resumed(tmp_path, seed)
 

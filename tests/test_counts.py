@@ -416,7 +416,6 @@ def test_workers_reuse_large_pieces_of_memory(own_pool):
 
 
 @linux
-@pytest.mark.slow  # they rest for ten seconds first
 def test_workers_at_rest_give_large_pieces_of_memory_back(own_pool):
     _, held = made_in_workers(10, own_pool)
     if "muzzy_decay_ms:-1" in os.environ["_RJEM_MALLOC_CONF"]:

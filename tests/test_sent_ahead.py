@@ -218,9 +218,8 @@ class TestTheEnd:
         for _ in range(N // 2):
             next(parts)
         parts.close()
-        assert pmap.map_partitions(DF, lambda part: part).equals(
-            DF
-        )  # by the same workers, after it
+        # by the same workers, after what waits in them
+        assert pmap.map_partitions(DF, lambda part: part).equals(DF)
         assert max(index for index, _ in begun.read()) < N - 1
 
     def test_of_a_worker_that_has_had_its_partitions(self, begun):
