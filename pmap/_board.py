@@ -60,6 +60,11 @@ class Board:
         return self._segment.kind
 
     @property
+    def shared(self) -> Shared:
+        """As workers know it."""
+        return self._segment.shared
+
+    @property
     def n_free(self) -> int:
         """Empty lines."""
         return len(self._free)

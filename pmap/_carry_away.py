@@ -16,8 +16,9 @@ from pmap._carry import Answer, Flight, LocalCarrier
 from pmap._figures import figures
 from pmap._function import dump_function
 from pmap._interrupts import deferred
+from pmap._plain import dump_task, load_reply
 from pmap._segment import kind_for
-from pmap._wire import CallTerms, Job, JobRef, Reply, TaskMessage, digest_of, note
+from pmap._wire import CallTerms, Job, JobRef, TaskMessage, digest_of, note
 from pmap.backend import Locality, Task, execute
 from pmap.errors import FunctionExitError
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pmap._carry import CallSpec
     from pmap._partition import Partition
     from pmap._segment import Segment
+    from pmap._wire import Reply
     from pmap.backend import Capabilities
 
 __all__ = ["RemoteCarrier"]
@@ -60,6 +62,8 @@ class RemoteCarrier:
             # Which large partitions need, now, while a fork server starts: it imports what its caller
             # has, once for all workers.
             importlib.import_module("pyarrow")
+        with deferred:
+            self._board = _board.take(self._n_slots) if self._shared else None
         terms = CallTerms(
             self._dump_job(owned=self._owned),
             self._call.n_partitions,
@@ -68,10 +72,9 @@ class RemoteCarrier:
             exclusive=self._shared or self._owned,
             log_level=logging.getLogger().getEffectiveLevel(),
             may_leave=self._replaceable,
+            board=None if self._board is None else self._board.shared,
         )
         self._terms = pickle.dumps(terms, pickle.HIGHEST_PROTOCOL)
-        with deferred:
-            self._board = _board.take(self._n_slots) if self._shared else None
 
     def _dump_job(self, *, owned: bool) -> JobRef:
         """The function, pickled once; large ones travel once, in a segment."""
@@ -122,9 +125,9 @@ class RemoteCarrier:
             flight.attempt,
             partition.rows,
             reply,
-            flight.place,
+            None if flight.place is None else flight.place.slot,
         )
-        flight.task = Task(execute, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        flight.task = Task(execute, dump_task(message))
 
     def _load_empty(self, partition: Partition, attempt: int) -> Flight:
         """An empty frame of a stream is never sent: many functions fail on it, or lose dtypes."""
@@ -137,7 +140,7 @@ class RemoteCarrier:
         """Open the reply; a large frame is mapped where the worker wrote it."""
         if flight.in_caller:
             return cast("Answer", flight.future.result())
-        reply: Reply = pickle.loads(flight.future.result())  # noqa: S301  from our own worker
+        reply = load_reply(flight.future.result())
         flight.released, self._reply_bytes = reply.released, reply.stats.bytes_out
         flight.reply_is_unused = _is_inline(reply)
         self._moved_bytes += reply.stats.bytes_in + reply.stats.bytes_out

@@ -1,4 +1,4 @@
-"""What caller and workers say to each other; plain tuples, so that pickling them is cheap.
+"""What caller and workers say to each other.
 
 User's pickles travel inside as bytes and are opened within a `try` of their own.
 """
@@ -15,7 +15,6 @@ import polars as pl
 from pmap.errors import FunctionExitError, RemoteError, RemoteTraceback
 
 if TYPE_CHECKING:
-    from pmap._board import Place
     from pmap._gauge import Usage
     from pmap._segment import Shared
     from pmap._transport import Blob, Parcel, Pickled, Unused
@@ -98,6 +97,7 @@ class CallTerms(NamedTuple):
     exclusive: bool  #: the worker has no other task meanwhile, and its streams are ours
     log_level: int
     may_leave: bool = False  #: the pool gets on without this worker
+    board: Shared | None = None  #: on which workers write what they run
 
 
 class TaskMessage(NamedTuple):
@@ -109,7 +109,7 @@ class TaskMessage(NamedTuple):
     attempt: int
     rows: int
     reply: Shared | None
-    place: Place | None
+    slot: int | None  #: its line of the call's board
 
 
 class Message(Protocol):

@@ -25,11 +25,13 @@ from pmap import _board, _context, _transport
 from pmap._allocator import Giver
 from pmap._apply import apply
 from pmap._background import start_helper
+from pmap._board import Place
 from pmap._context import PartitionInfo
 from pmap._function import instantiate
 from pmap._gauge import Gauge, Usage
 from pmap._looker import QUICK_LOOKS, Looker
 from pmap._output import recorder
+from pmap._plain import dump_reply, load_message
 from pmap._standard import keep_open
 from pmap._wire import Job, Reply, Stats, TaskMessage, describe_error, digest_of
 from pmap.errors import TransportError
@@ -37,9 +39,9 @@ from pmap.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pmap._board import Place
+    from pmap._segment import Shared
     from pmap._transport import Blob, Parcel, Pickled, Received, Unused
-    from pmap._wire import CallTerms, ErrorInfo, JobRef, Message
+    from pmap._wire import CallTerms, ErrorInfo, JobRef
 
 __all__ = ["execute"]
 
@@ -114,8 +116,8 @@ _jobs = _Jobs()
 
 
 def execute(payload: bytes) -> bytes:
-    """Run one message; the answer as a pickled `Reply`."""
-    message: TaskMessage | Message = pickle.loads(payload)  # noqa: S301  from the pipe of our caller
+    """Run one message; the answer, pickled."""
+    message = load_message(payload)
     task = _Attempt(message) if isinstance(message, TaskMessage) else message
     _context.n_exclusive += task.exclusive
     _forgetter.begin()
@@ -124,6 +126,8 @@ def execute(payload: bytes) -> bytes:
     finally:
         _context.n_exclusive -= task.exclusive
         _forgetter.rest()
+    if isinstance(reply, Reply):
+        return dump_reply(reply)
     return pickle.dumps(reply, pickle.HIGHEST_PROTOCOL)
 
 
@@ -138,6 +142,7 @@ class _Attempt:
     def __init__(self, message: TaskMessage) -> None:
         self._message = message
         self._terms = _terms(message.terms)
+        self._place = _place(self._terms.board, message.slot)
         self.exclusive = self._terms.exclusive
         self._phase = "unpickling the function in the worker"
         self._loading_seconds = 0.0
@@ -149,7 +154,7 @@ class _Attempt:
     def run(self) -> Reply:
         """The answer, whatever happens."""
         started, clock = time.time(), time.perf_counter()
-        place = self._message.place
+        place = self._place
         if self.exclusive:
             keep_open()
         if place is not None:
@@ -204,8 +209,8 @@ class _Attempt:
         try:
             return _transport.unpack(self._message.parcel)
         except (OSError, MemoryError) as exc:
-            if self._may_leave and self._message.place is not None:
-                _board.mark_waiting(self._message.place)
+            if self._may_leave and self._place is not None:
+                _board.mark_waiting(self._place)
                 _leave(exc)
             raise
 
@@ -235,6 +240,10 @@ class _Attempt:
         import cloudpickle  # noqa: PLC0415  only what is no frame needs it
 
         return None, _transport.pack_bytes(cloudpickle.dumps(result), self._message.reply)
+
+
+def _place(board: Shared | None, slot: int | None) -> Place | None:
+    return None if board is None or slot is None else Place(board, slot)
 
 
 def _leave_fork() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickletools
 import resource
 import subprocess
 import sys
@@ -189,6 +190,30 @@ def test_a_large_partition_costs_a_write_more_for_each_column(own_pool):
 # Pickles.
 
 
+def names_looked_up(pickled):
+    """Of classes and functions, each of which takes as long as many fields."""
+    return sum(code.name == "STACK_GLOBAL" for code, _, _ in pickletools.genops(pickled))
+
+
+def test_a_message_of_a_small_partition_names_no_class(own_pool):
+    warm(frame_of(2_000), workers.same, own_pool)
+    messages, send, receive = [], Connection.send_bytes, Connection.recv_bytes
+
+    def sent(pipe, data):
+        messages.append(data)
+        send(pipe, data)
+
+    def received(pipe):
+        messages.append(receive(pipe))
+        return messages[-1]
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Connection, "send_bytes", sent))
+        stack.enter_context(mock.patch.object(Connection, "recv_bytes", received))
+        call(frame_of(2_000), workers.same, own_pool)
+    assert [names_looked_up(data) for data in messages] == [0] * (2 * PARTS)
+
+
 class Counting:
     """A function that counts how often it is pickled."""
 
@@ -258,7 +283,7 @@ BEFORE_WORKERS = """
 #: What workers import, before their first task.
 IN_WORKERS = """
     pmap pmap._allocator pmap._apply pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
-    pmap._gauge pmap._interrupts pmap._looker pmap._output pmap._pages pmap._resources pmap._segment pmap._size
+    pmap._gauge pmap._interrupts pmap._looker pmap._output pmap._pages pmap._plain pmap._resources pmap._segment pmap._size
     pmap._standard pmap._transport pmap._transport._closure pmap._transport._columns pmap._transport._files
     pmap._transport._needed pmap._transport._nodes pmap._transport._parcel pmap._transport._places
     pmap._transport._receive pmap._transport._send pmap._transport._shelf pmap._transport._touched
@@ -269,7 +294,7 @@ IN_WORKERS = """
 #: Modules of pmap's own that most programs never import, and those that send frames to workers.
 LATER = {
     *("pmap._allocator", "pmap._board", "pmap._carry_away", "pmap._output", "pmap._pages"),
-    *("pmap._segment", "pmap._standard", "pmap._transport", "pmap._worker"),
+    *("pmap._plain", "pmap._segment", "pmap._standard", "pmap._transport", "pmap._worker"),
     *("pmap._explain_api", "pmap._share", "pmap.__main__", "pmap.testing"),
     *(
         "pmap._advice",

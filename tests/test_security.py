@@ -17,6 +17,7 @@ import pytest
 import pmap
 import pmap_backends
 from pmap import _segment, _worker
+from pmap._plain import dump_task, load_reply
 from pmap._segment import Segment, Shared, open_shared
 from pmap._transport import Blob
 from pmap._transport._parcel import Inline
@@ -218,7 +219,6 @@ class Bomb:
 
 #: Where bytes become objects, and where those bytes come from.
 UNPICKLED = {
-    ("pmap/_carry_away.py", "unload"): "the worker's answer, from its pipe",
     (
         "pmap/_carry_away.py",
         "_value",
@@ -239,9 +239,10 @@ UNPICKLED = {
     ("pmap/_transport/_closure.py", "load_pickled"): "the function, inside a job",
     ("pmap/_wire.py", "_rebuild"): "an exception, inside an answer",
     ("pmap/_wire.py", "_dump_exception"): "what was pickled on the line before, to see if it opens",
+    ("pmap/_plain.py", "load_message"): "the caller's message, from the pipe",
+    ("pmap/_plain.py", "load_reply"): "the worker's answer, from its pipe",
     ("pmap/_worker.py", "_load"): "a job, whose digest came through the pipe",
     ("pmap/_worker.py", "_terms"): "what a call's messages have in common, in each of them",
-    ("pmap/_worker.py", "execute"): "the caller's message, from the pipe",
 }
 
 
@@ -262,7 +263,7 @@ class TestUnpickling:
         segment = Segment()
         segment.write([(bomb, _segment.START)], _segment.START + len(bomb))
         blob = Blob(bomb) if inline else Blob(None, segment.shared, len(bomb))
-        reply = pickle.loads(_worker.execute(message(JobRef(digest_of(b"another"), blob))))
+        reply = load_reply(_worker.execute(message(JobRef(digest_of(b"another"), blob))))
         segment.close()
         assert "changed on its way" in reply.error.message
         assert not mark.exists()
@@ -275,7 +276,7 @@ class TestUnpickling:
         segment.renew()
         segment.write([(bomb, _segment.START)], _segment.START + len(bomb))
         job = JobRef(digest_of(bomb), Blob(None, old, len(bomb)))
-        reply = pickle.loads(_worker.execute(message(job)))
+        reply = load_reply(_worker.execute(message(job)))
         segment.close()
         assert "is not the segment that was meant" in reply.error.message
         assert not mark.exists()
@@ -286,7 +287,7 @@ def message(job):
     terms = CallTerms(
         job, n_partitions=1, seed=None, want_frame=False, exclusive=False, log_level=30
     )
-    return pickle.dumps(
+    return dump_task(
         TaskMessage(
             pickle.dumps(terms),
             Inline(b""),
@@ -294,7 +295,7 @@ def message(job):
             attempt=0,
             rows=1,
             reply=None,
-            place=None,
+            slot=None,
         )
     )
 

@@ -21,7 +21,7 @@ segments its parts lie in; they go back to the pool of pages when the last such 
 ==============  =================================================================
 module          one idea
 ==============  =================================================================
-`_parcel`       what travels, as plain tuples
+`_parcel`       what travels, as tuples
 `_nodes`        Arrow arrays to trees of buffers and back
 `_needed`       which bytes of the buffers some rows need, and nothing else
 `_places`       from an address to where it lies, and back
@@ -36,7 +36,7 @@ module          one idea
 """
 
 from pmap._transport._closure import Closure, Pickled, load_pickled
-from pmap._transport._parcel import INLINE_BYTES, Blob, Parcel, is_inline
+from pmap._transport._parcel import INLINE_BYTES, Blob, Inline, Parcel, is_inline
 from pmap._transport._receive import (
     Received,
     also_forget,
@@ -53,6 +53,7 @@ __all__ = [
     "INLINE_BYTES",
     "Blob",
     "Closure",
+    "Inline",
     "Lent",
     "Parcel",
     "Pickled",

@@ -1,4 +1,4 @@
-"""What travels: plain tuples of plain values, so that pickling them is cheap."""
+"""What travels of a frame: tuples of plain values."""
 
 from __future__ import annotations
 
