@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Earlier", "Seen", "Tried", "forget", "forget_all", "recall", "remember"]
 
-#: Functions that are remembered.
-_KEPT = 64
+#: Functions that are remembered, and sizes of partitions for each.
+_KEPT, _KEPT_SIZES = 64, 4
+#: What a call has shown tells of partitions that are so many times larger or smaller.
+_ALIKE = 4
 #: Functions that are looked at to know one: itself, and those that it was made with.
 _MOST_PARTS = 32
 #: Calls that go by what one has shown; if then the same is found again, twice as many.
@@ -109,6 +111,10 @@ class Earlier(NamedTuple):
     choice: str | None
     trusted: tuple[int, int] = (0, 0)
 
+    def tells_of(self, rows: float) -> bool:
+        """Whether partitions of so many rows are about as large as its own."""
+        return rows <= _ALIKE * self.largest and self.largest <= _ALIKE * rows
+
     def trusted_after(self, before: Earlier | None) -> Earlier:
         """The same, with more calls that may go by it if it finds what was found before."""
         found_again = before is not None and before.choice == self.choice
@@ -122,29 +128,32 @@ class Earlier(NamedTuple):
 
 
 _lock = threading.Lock()
-_known: OrderedDict[Hashable, Earlier] = OrderedDict()
+_known: OrderedDict[Hashable, list[Earlier]] = OrderedDict()  # the latest call of each size first
 
 
-def recall(function: Callable[..., Any]) -> Earlier | None:
-    """The latest call of a function, if it tells something."""
+def recall(function: Callable[..., Any], rows: float) -> Earlier | None:
+    """The latest call of a function with partitions of about so many rows, if it tells something."""
     with _lock:
-        return _known.get(_key_of(function))
+        calls = _known.get(_key_of(function), [])
+        return next((earlier for earlier in calls if earlier.tells_of(rows)), None)
 
 
 def remember(function: Callable[..., Any], earlier: Earlier) -> None:
-    """Keep what a call has shown."""
+    """Keep what a call has shown, beside calls with partitions of other sizes."""
     key = _key_of(function)
     with _lock:
-        _known[key] = earlier
+        others = [each for each in _known.get(key, []) if not each.tells_of(earlier.largest)]
+        _known[key] = [earlier, *others[: _KEPT_SIZES - 1]]
         _known.move_to_end(key)
         while len(_known) > _KEPT:
             _known.popitem(last=False)
 
 
-def forget(function: Callable[..., Any]) -> None:
-    """It is not as it was."""
+def forget(function: Callable[..., Any], rows: float) -> None:
+    """It is not as it was, with partitions of about so many rows."""
+    key = _key_of(function)
     with _lock:
-        _known.pop(_key_of(function), None)
+        _known[key] = [each for each in _known.get(key, []) if not each.tells_of(rows)]
 
 
 def forget_all() -> None:

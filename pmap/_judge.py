@@ -37,9 +37,8 @@ _IDLE_CORES, _MIXED = 0.2, (0.1, 0.75)
 _SO_MUCH_MORE = 1.25
 #: A share below is not worth a word.
 _WORTH_TELLING = 0.05
-#: What an earlier call has shown tells of partitions that are so many times larger or smaller, and
-#: counts as long as the function takes not so many times longer or shorter.
-_ALIKE, _STEADY = 4, 2
+#: An earlier call counts as long as the function takes not so many times longer or shorter.
+_STEADY = 2
 #: Workers that had the function ready took less than that, all together. Seconds.
 _LOADED = 0.001
 
@@ -85,10 +84,12 @@ class Judge:
 
     def foresee(self) -> bool:
         """Choose by what an earlier call has shown; whether the choice can begin at once."""
-        earlier, rows, n = recall(self._work.function), self._work.rows, self._work.n_partitions
-        if not (earlier and rows and n and self.may_leave and _is_alike(earlier, rows / n)):
+        rows, n = self._work.rows, self._work.n_partitions
+        if not (rows and n and self.may_leave):
             return False
-        self._earlier = earlier
+        self._earlier = earlier = recall(self._work.function, rows / n)
+        if earlier is None:
+            return False
         if earlier.trusted[0]:
             self._seen = earlier.here
             self._foresee(Left(self._usual_seconds(), self._pace.rows_left(), n))
@@ -143,9 +144,14 @@ class Judge:
         return self._pace.seconds > max(_ENOUGH_SECONDS, _STEADY * usual)
 
     def _begin_anew(self) -> None:
-        forget(self._work.function)
+        self._forget()
         self._earlier, self._seen = None, _NOTHING
         self.stays = self._has_foreseen = False
+
+    def _forget(self) -> None:
+        """What earlier calls have shown."""
+        if self._earlier is not None:
+            forget(self._work.function, self._earlier.largest)
 
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
@@ -190,9 +196,7 @@ class Judge:
         """To later calls: how the function spends its time, or else that it takes hardly any."""
         if self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
             return True
-        is_short = self.choice is None and self._pace.seconds < _ENOUGH_SECONDS
-        # of partitions that are not alike, a call that took longer says more
-        return is_short and (self._earlier is not None or recall(self._work.function) is None)
+        return self.choice is None and self._pace.seconds < _ENOUGH_SECONDS
 
     def _seconds_a_row(self) -> float | None:
         """Of all partitions, in the caller and elsewhere."""
@@ -225,7 +229,7 @@ class Judge:
         """Of a call that went by an earlier one; that is forgotten if the function has changed."""
         is_short = self.stays and self._pace.seconds < _ENOUGH_SECONDS
         if not is_short and not _is_steady(earlier.seconds_a_row, whole):
-            forget(self._work.function)
+            self._forget()
             return None
         whole = min(whole, earlier.seconds_a_row)
         return earlier.used()._replace(seconds_a_row=whole, took=took, choice=self.choice)
@@ -298,11 +302,6 @@ class Judge:
         name = self.choice
         why = f"; {name}: {self._costs.why_processes}" if name == self._costs.processes else ""
         return f"backend: auto: {done}; what was left: {ways}{why}"
-
-
-def _is_alike(earlier: Earlier, rows: float) -> bool:
-    """Whether partitions of so many rows are about as large as those that were seen."""
-    return rows <= _ALIKE * earlier.largest and earlier.largest <= _ALIKE * rows
 
 
 def _is_steady(before: float, now: float) -> bool:

@@ -213,7 +213,9 @@ class TestWhatEarlierCallsHaveShown:
             time.sleep(0.0004 * part.height)
             return part
 
-        while (shown := _earlier.recall(nap)) is None:  # a call may tell too little
+        while (
+            shown := _earlier.recall(nap, SMALL.height / 10)
+        ) is None:  # a call may tell too little
             pmap.map_partitions(SMALL, nap)
         bad_day = {("threads", 2): _earlier.Tried(1.0)}
         _earlier.remember(nap, shown._replace(took=bad_day, choice=None, trusted=(1, 8)))
@@ -229,7 +231,9 @@ class TestWhatEarlierCallsHaveShown:
 
         processes = _plan.default_process_backend()[0]
         pmap.map_partitions(SMALL, nap, backend=processes)
-        while (shown := _earlier.recall(nap)) is None:  # a call may tell too little
+        while (
+            shown := _earlier.recall(nap, SMALL.height / 10)
+        ) is None:  # a call may tell too little
             pmap.map_partitions(SMALL, nap)
         usual = shown.seconds_a_row / 2
         took = {
@@ -295,6 +299,17 @@ class TestWhatEarlierCallsHaveShown:
         pmap.map_partitions(LARGE, nap)
         assert "earlier call" not in str(pmap.last_report().plan)
 
+    def test_each_size_has_its_own(self):
+        def nap(part):
+            time.sleep(0.05)
+            return part
+
+        for frame in (SMALL, LARGE):
+            pmap.map_partitions(frame, nap)
+        for frame in (SMALL, LARGE, SMALL):
+            assert backend_of(nap, frame) == "threads"
+            assert "earlier call" in str(pmap.last_report().plan)
+
     @pytest.mark.parametrize(
         "made_with",
         [
@@ -315,7 +330,7 @@ class TestWhatEarlierCallsHaveShown:
 
         assert backend_of(made_with(rest)) == "threads"
         assert backend_of(made_with(workers.double)) == "serial"
-        assert _earlier.recall(made_with(rest)) is not None
+        assert _earlier.recall(made_with(rest), SMALL.height / 10) is not None
 
     def test_who_was_over_soon_is_not_looked_at_again(self):
         assert backend_of(workers.double) == "serial"
@@ -341,7 +356,7 @@ class TestWhatEarlierCallsHaveShown:
             return part
 
         assert backend_of(long_first) == "threads"
-        took = _earlier.recall(long_first).took["threads", 2]
+        took = _earlier.recall(long_first, SMALL.height / 10).took["threads", 2]
         assert took.seconds_a_row * SMALL.height > 0.1
 
     def test_frames_without_rows_tell_nothing(self):
@@ -379,7 +394,7 @@ class TestWhatEarlierCallsHaveShown:
         figures = new_figures(monkeypatch)
         for _ in range(5):
             pmap.map_partitions(SMALL, short)
-            _earlier.forget(short)
+            _earlier.forget_all()
         assert figures.missed(processes) == 0
 
 
