@@ -100,7 +100,10 @@ def test_the_command_measures_prints_and_writes(tmp_path):
         assert all(row["error"] is None for row in told["contenders"]), told
     measured = {row["contender"]: row for row in result["workloads"][0]["contenders"]}
     assert set(measured) == {LOOP, *names}
-    assert all(row["warm_seconds"] and row["peak_bytes"] > 10_000_000 for row in measured.values())
+    for row in measured.values():
+        assert row["peak_bytes"] > 10_000_000
+        assert row["warm_seconds"]
+        assert row["settling_seconds"]
     assert "polars-pmap" in result["versions"]
     assert_stands_alone(there[1].read_text())
     assert "  pmap forkserver " in done.stdout
@@ -220,7 +223,9 @@ class _Wrong:
 
 
 def course_of(folder, timeout=60.0):
-    return Course(2, rounds=1, cold_rounds=1, seed=0, timeout=timeout, folder=str(folder))
+    return Course(
+        2, rounds=1, settling_rounds=1, cold_rounds=1, seed=0, timeout=timeout, folder=str(folder)
+    )
 
 
 def compared(monkeypatch, folder, **entries):
@@ -277,6 +282,7 @@ def row(name, seconds, error=None):
     return {
         "contender": name,
         "cold_seconds": [1.0],
+        "settling_seconds": [8.0, 9.0],
         "warm_seconds": seconds,
         "error": error,
         **nothing,
@@ -310,6 +316,12 @@ def test_ratios_are_of_medians():
     assert lines["joblib"].seconds == 3.0
     assert lines["pmap auto"].of_loop == 4.0 / 2.5
     assert lines["pmap auto"].of_ideal == 2.0 / 2.5
+
+
+def test_calls_that_settle_are_told_and_do_not_count():
+    loop = _figures.lines_of(MADE_UP)[-1]
+    assert (loop.name, loop.seconds, loop.second, loop.cold) == (LOOP, 4.0, 8.0, 1.0)
+    assert "8.00 s" in _text.table(MADE_UP)
 
 
 def test_who_gave_a_wrong_result_is_not_first():

@@ -73,6 +73,11 @@ class Choice:
         return self.rounds or (3 if self.short else 7)
 
     @property
+    def n_settling_rounds(self) -> int:
+        """Calls between the first and those on warm workers."""
+        return 1 if self.short else 2
+
+    @property
     def n_cold_rounds(self) -> int:
         """First calls."""
         return self.cold_rounds or (1 if self.short else 3)

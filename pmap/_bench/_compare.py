@@ -29,8 +29,10 @@ class Course:
     ----------
     workers
         That each contender may have.
-    rounds, cold_rounds
-        Calls on warm workers, and first calls, each in a process of its own.
+    rounds, settling_rounds, cold_rounds
+        Calls on warm workers; those before them that are told alone: who starts workers when a job is
+        worth them, or looks at a function before it is trusted, has them by then; and first calls, each
+        in a process of its own.
     seed
         Of data and of the order.
     timeout
@@ -41,6 +43,7 @@ class Course:
 
     workers: int
     rounds: int
+    settling_rounds: int
     cold_rounds: int
     seed: int
     timeout: float
@@ -53,8 +56,8 @@ class Row:
 
     Attributes
     ----------
-    cold, warm
-        Seconds of first calls, and of calls on warm workers.
+    cold, settling, warm
+        Seconds of first calls, of the next few, and of calls on warm workers.
     cpu_seconds
         Of all its processes, a warm call.
     peak_bytes
@@ -65,6 +68,7 @@ class Row:
 
     contender: str
     cold: list[float] = field(default_factory=list[float])
+    settling: list[float] = field(default_factory=list[float])
     warm: list[float] = field(default_factory=list[float])
     cpu_seconds: float | None = None
     peak_bytes: int | None = None
@@ -86,14 +90,17 @@ class _Match:
 
     def run(self) -> None:
         """All rounds."""
-        calls = self._course.cold_rounds + self._course.rounds + 1
+        course = self._course
+        calls = course.cold_rounds + course.settling_rounds + course.rounds + 1
         with Bar(self._workload.name, len(self.rows) * calls) as self._bar:
-            for _ in range(self._course.cold_rounds - 1):
+            for _ in range(course.cold_rounds - 1):
                 with self._hosts() as hosts:
                     self._round("first call", hosts, self._cold)
             with self._hosts() as hosts:
                 self._round("first call", hosts, self._cold)
-                for _ in range(self._course.rounds):
+                for _ in range(course.settling_rounds):
+                    self._round("settling call", hosts, self._settling)
+                for _ in range(course.rounds):
                     self._round("warm call", hosts, self._warm)
                 self._round("memory", hosts, self._peak)
         self._check()
@@ -143,6 +150,9 @@ class _Match:
     def _cold(self, host: Host, name: str) -> None:
         self.rows[name].cold += host.call()
         self._prints[name] = host.fingerprint()
+
+    def _settling(self, host: Host, name: str) -> None:
+        self.rows[name].settling += host.call()
 
     def _warm(self, host: Host, name: str) -> None:
         host.wake()
@@ -194,6 +204,7 @@ def _told(row: Row) -> dict[str, Any]:
     return {
         "contender": row.contender,
         "cold_seconds": row.cold,
+        "settling_seconds": row.settling,
         "warm_seconds": row.warm,
         "cpu_seconds": row.cpu_seconds,
         "peak_bytes": row.peak_bytes,

@@ -22,8 +22,8 @@ class Line:
     ----------
     seconds, low, high
         Of warm calls: the median and the quartiles; of first calls, if there are no warm ones.
-    cold
-        Median of first calls.
+    cold, second
+        Median of first calls; the call after the first.
     of_loop, of_ideal
         How many times as fast as the plain loop; the ideal's time in terms of this one's.
     """
@@ -33,6 +33,7 @@ class Line:
     low: float
     high: float
     cold: float | None
+    second: float | None
     of_loop: float | None
     of_ideal: float | None
     cpu_seconds: float | None
@@ -58,6 +59,7 @@ def _line(row: dict[str, Any], loop: float | None, ideal: float | None) -> Line:
         low,
         high,
         _median(row["cold_seconds"]),
+        _median(row["settling_seconds"][:1]),
         None if loop is None or seconds is None else loop / seconds,
         None if ideal is None or seconds is None else ideal / seconds,
         row["cpu_seconds"],

@@ -30,15 +30,28 @@ figcaption { font-weight: 600 }
 _NOTES = """\
 Every contender has the same parts and as many workers, in a process of its own; each round calls all
 of them in an order drawn anew. Time: the median of calls on workers that are there, with quartiles
-(the thin line). Where a row has first calls alone, theirs. Cold: the first call, workers' start and the library's import included; the
-functions lie in pmap's package, so everybody's workers import that too. The row "cold start" has
-whole programs, free of that. x loop: how many times as fast as the plain loop. Of ideal: the ideal's time in terms
+(the thin line). Where a row has first calls alone, theirs. Cold: the first call, workers' start and the
+library's import included; the functions lie in pmap's package, so everybody's workers import that too.
+The row "cold start" has whole programs, free of that. Second: the call after the first, in which those
+start workers that do so only for a job that is worth them; it is not counted as warm.
+x loop: how many times as fast as the plain loop. Of ideal: the ideal's time in terms
 of this one's; the ideal are independent copies of the loop that ran at once, each on its share of
 the rows, with nothing sent. CPU: seconds of all processes, a call. Memory: the most that all its
 processes held together (PSS) in a warm call, data included. Bars begin at 0; times that lie far apart are
 dots on a logarithmic axis. Green is pmap, yellow a yardstick (the loop, the ideal, Polars itself)."""
 
-_COLUMNS = ("contender", "time", "quartiles", "cold", "x loop", "of ideal", "CPU", "memory", "")
+_COLUMNS = (
+    "contender",
+    "time",
+    "quartiles",
+    "cold",
+    "second",
+    "x loop",
+    "of ideal",
+    "CPU",
+    "memory",
+    "",
+)
 _ACROSS = {
     "rows, out": "rows",
     "rows, both ways": "rows",
@@ -132,6 +145,7 @@ def _row(line: Line) -> str:
         _text.seconds(line.seconds),
         "" if line.seconds is None else f"{_text.seconds(line.low)} - {_text.seconds(line.high)}",
         _text.seconds(line.cold),
+        _text.seconds(line.second),
         _text.figure(line.of_loop),
         _text.figure(line.of_ideal),
         _text.seconds(line.cpu_seconds),

@@ -59,7 +59,13 @@ class _Run:
     def __init__(self, choice: Choice, folder: str) -> None:
         self._choice = choice
         self._course = Course(
-            choice.n_workers, choice.n_rounds, choice.n_cold_rounds, _SEED, choice.timeout, folder
+            choice.n_workers,
+            choice.n_rounds,
+            choice.n_settling_rounds,
+            choice.n_cold_rounds,
+            _SEED,
+            choice.timeout,
+            folder,
         )
         self._result: dict[str, Any] = {
             "machine": machine(),

@@ -159,8 +159,15 @@ def scripts(rows: int, names: list[str], course: Course) -> dict[str, Any]:
 
 
 def _told(name: str, times: _Times) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"warm_seconds": [], "cpu_seconds": None, "peak_bytes": None}
-    return {"contender": name, "cold_seconds": times.cold, **nothing, "error": times.error}
+    return {
+        "contender": name,
+        "cold_seconds": times.cold,
+        "settling_seconds": [],
+        "warm_seconds": [],
+        "cpu_seconds": None,
+        "peak_bytes": None,
+        "error": times.error,
+    }
 
 
 def _time(path: Path, times: _Times, expected: str, course: Course) -> None:

@@ -8,9 +8,9 @@ from pmap._bench._figures import Line, lines_of, verdict
 
 __all__ = ["figure", "fits", "head", "limits", "names", "seconds", "summary", "table"]
 
-_ROW = "  {:<28}{:>10}{:>22}{:>10}{:>9}{:>9}{:>10}{:>9}"
+_ROW = "  {:<28}{:>10}{:>22}{:>10}{:>10}{:>9}{:>9}{:>10}{:>9}"
 _HEADING = _ROW.format(
-    "contender", "time", "quartiles", "cold", "x loop", "of ideal", "CPU", "memory"
+    "contender", "time", "quartiles", "cold", "second", "x loop", "of ideal", "CPU", "memory"
 )
 
 
@@ -71,6 +71,7 @@ def _row(line: Line) -> str:
         seconds(line.seconds),
         f"{seconds(line.low)} - {seconds(line.high)}",
         seconds(line.cold),
+        seconds(line.second),
         figure(line.of_loop),
         figure(line.of_ideal),
         seconds(line.cpu_seconds),
