@@ -291,7 +291,8 @@ _ALL = (
     Workload(
         "argument",
         "A frame as argument (joblib's Parallel): each of few keys is looked for in all of it",
-        1_000_000,
+        # its arrays are above 32 MB, up to which the C library gives them back or not, as luck has it
+        1_200_000,
         200_000,
         _places_to_count,
         (_functions.count_near,),
