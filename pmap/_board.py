@@ -27,7 +27,7 @@ _CANCELLED, _DONE = -1, -2
 
 
 class Place(NamedTuple):
-    """A task's line of the board, as it travels to the worker."""
+    """A task's line of the board, as caller and worker know it."""
 
     board: Shared
     slot: int

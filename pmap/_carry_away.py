@@ -57,7 +57,7 @@ class RemoteCarrier:
         self._closing = False
 
     def open(self) -> None:
-        """Pickle the function, and lay out the board."""
+        """Lay out the board, and pickle the function."""
         if self._shared and self._call.largest > _transport.INLINE_BYTES:
             # Which large partitions need, now, while a fork server starts: it imports what its caller
             # has, once for all workers.

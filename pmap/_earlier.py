@@ -1,8 +1,8 @@
 """What earlier calls have shown of a function, so that the next need not find it out again.
 
 By its code, and that of the functions that it was made with: a lambda that is made anew for each
-call, or a partial with other data, is taken to be the same function. What is found otherwise is
-forgotten.
+call, or a partial with other data, is taken to be the same function. Each size of partitions has its
+own, since what a few rows take tells little of many. What is found otherwise is forgotten.
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def forget(function: Callable[..., Any], rows: float) -> None:
     """It is not as it was, with partitions of about so many rows."""
     key = _key_of(function)
     with _lock:
-        _known[key] = [each for each in _known.get(key, []) if not each.tells_of(rows)]
+        others = [each for each in _known.pop(key, []) if not each.tells_of(rows)]
+        if others:
+            _known[key] = others
 
 
 def forget_all() -> None:

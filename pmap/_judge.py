@@ -68,6 +68,7 @@ class Judge:
         self._elsewhere = _NOTHING
         self._loading = 0.0  # seconds in which workers made the function ready
         self._earlier: Earlier | None = None  #: call of the function
+        self._rows_each = 0.0  # of its partitions, on average
         self._has_foreseen = False
         self.stays = False  #: in the caller, as an earlier call has shown; nobody need look
         self._costs = Ways(work, spec)
@@ -87,7 +88,8 @@ class Judge:
         rows, n = self._work.rows, self._work.n_partitions
         if not (rows and n and self.may_leave):
             return False
-        self._earlier = earlier = recall(self._work.function, rows / n)
+        self._rows_each = rows / n
+        self._earlier = earlier = recall(self._work.function, self._rows_each)
         if earlier is None:
             return False
         if earlier.trusted[0]:
@@ -100,7 +102,7 @@ class Judge:
 
     def _foresee(self, left: Left) -> None:
         if self._seen.usage.wall < _ENOUGH_SECONDS:  # it was over before it could be judged
-            self.stays = True
+            self.stays = left.seconds < _ENOUGH_SECONDS  # as this one will, or else it is measured
             return
         self._choose(self._seen, left, at_once=True)
         if self.choice is None:  # what has to start is not begun by hearsay
@@ -150,8 +152,7 @@ class Judge:
 
     def _forget(self) -> None:
         """What earlier calls have shown."""
-        if self._earlier is not None:
-            forget(self._work.function, self._earlier.largest)
+        forget(self._work.function, self._rows_each)
 
     def look(self, usage: Usage, rows: int) -> str | None:
         """Decide while a partition of so many `rows` runs; the choice, if there is one."""
@@ -196,7 +197,10 @@ class Judge:
         """To later calls: how the function spends its time, or else that it takes hardly any."""
         if self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
             return True
-        return self.choice is None and self._pace.seconds < _ENOUGH_SECONDS
+        is_short = self.choice is None and self._pace.seconds < _ENOUGH_SECONDS
+        # a longer one says more, which streams and those that may not leave have not asked for
+        is_first = recall(self._work.function, self._seen.largest) is None
+        return is_short and (self._earlier is not None or is_first)
 
     def _seconds_a_row(self) -> float | None:
         """Of all partitions, in the caller and elsewhere."""

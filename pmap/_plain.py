@@ -7,7 +7,7 @@ every message that takes ten times as long as their fields. What is rare, or lar
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pmap._gauge import Usage
 from pmap._segment import Shared
@@ -32,8 +32,7 @@ def load_message(data: bytes) -> TaskMessage | Message:
     """What came from our caller: a task that was dumped so, or another kind of message."""
     message: Any = pickle.loads(data)  # noqa: S301  from the pipe of our caller
     if message.__class__ is not tuple:
-        kept: Message = message
-        return kept
+        return cast("Message", message)
     terms, parcel, number, attempt, rows, reply, slot = message
     return TaskMessage(
         terms, _parcel(parcel), number, attempt, rows, reply and Shared(*reply), slot

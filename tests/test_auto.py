@@ -72,6 +72,18 @@ def new_figures(monkeypatch):
     return figures
 
 
+def recalled(function):
+    """What was shown of it with partitions of `SMALL`."""
+    return _earlier.recall(function, SMALL.height / 10)
+
+
+def shown_by_calls_of(function):
+    """As many as it takes: one may tell too little."""
+    while (shown := recalled(function)) is None:
+        pmap.map_partitions(SMALL, function)
+    return shown
+
+
 def decorated(function):
     column = pl.col  # which takes any question for the name of a column
 
@@ -213,10 +225,7 @@ class TestWhatEarlierCallsHaveShown:
             time.sleep(0.0004 * part.height)
             return part
 
-        while (
-            shown := _earlier.recall(nap, SMALL.height / 10)
-        ) is None:  # a call may tell too little
-            pmap.map_partitions(SMALL, nap)
+        shown = shown_by_calls_of(nap)
         bad_day = {("threads", 2): _earlier.Tried(1.0)}
         _earlier.remember(nap, shown._replace(took=bad_day, choice=None, trusted=(1, 8)))
         assert [backend_of(nap) for _ in range(3)] == ["serial", "serial", "threads"]
@@ -231,10 +240,7 @@ class TestWhatEarlierCallsHaveShown:
 
         processes = _plan.default_process_backend()[0]
         pmap.map_partitions(SMALL, nap, backend=processes)
-        while (
-            shown := _earlier.recall(nap, SMALL.height / 10)
-        ) is None:  # a call may tell too little
-            pmap.map_partitions(SMALL, nap)
+        shown = shown_by_calls_of(nap)
         usual = shown.seconds_a_row / 2
         took = {
             ("threads", 2): _earlier.Tried(1.05 * usual, times),
@@ -299,6 +305,27 @@ class TestWhatEarlierCallsHaveShown:
         pmap.map_partitions(LARGE, nap)
         assert "earlier call" not in str(pmap.last_report().plan)
 
+    @pytest.mark.parametrize(
+        "short",
+        [
+            lambda nap: pmap.map_partitions(iter([SMALL.head(10)] * 2), nap),
+            lambda nap: pmap.map_partitions(SMALL.head(20), nap, chunk_size=10, n_jobs=1),
+            lambda nap: pmap.map_partitions(SMALL.head(20), nap, chunk_size=10),
+        ],
+        ids=["stream", "one worker", "few"],
+    )
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_a_short_call_does_not_keep_a_long_one_in_the_caller(self, short, is_first):
+        def nap(part):
+            time.sleep(0.003)
+            return part
+
+        for _ in range(2 * (not is_first)):
+            pmap.map_partitions(SMALL, nap, chunk_size=10)
+        for _ in range(2):
+            short(nap)
+        assert backend_of(nap, chunk_size=10) == "threads"
+
     def test_each_size_has_its_own(self):
         def nap(part):
             time.sleep(0.05)
@@ -330,7 +357,7 @@ class TestWhatEarlierCallsHaveShown:
 
         assert backend_of(made_with(rest)) == "threads"
         assert backend_of(made_with(workers.double)) == "serial"
-        assert _earlier.recall(made_with(rest), SMALL.height / 10) is not None
+        assert recalled(made_with(rest)) is not None
 
     def test_who_was_over_soon_is_not_looked_at_again(self):
         assert backend_of(workers.double) == "serial"
@@ -356,7 +383,7 @@ class TestWhatEarlierCallsHaveShown:
             return part
 
         assert backend_of(long_first) == "threads"
-        took = _earlier.recall(long_first, SMALL.height / 10).took["threads", 2]
+        took = recalled(long_first).took["threads", 2]
         assert took.seconds_a_row * SMALL.height > 0.1
 
     def test_frames_without_rows_tell_nothing(self):

@@ -33,7 +33,8 @@ of them in an order drawn anew. Time: the median of calls on workers that are th
 (the thin line). Where a row has first calls alone, theirs. Cold: the first call, workers' start and the
 library's import included; the functions lie in pmap's package, so everybody's workers import that too.
 The row "cold start" has whole programs, free of that. Second: the call after the first, in which those
-start workers that do so only for a job that is worth them; it is not counted as warm.
+start workers that do so only for a job that is worth them. It, and in the full form the one after it, are
+not counted as warm.
 x loop: how many times as fast as the plain loop. Of ideal: the ideal's time in terms
 of this one's; the ideal are independent copies of the loop that ran at once, each on its share of
 the rows, with nothing sent. CPU: seconds of all processes, a call. Memory: the most that all its
