@@ -197,10 +197,10 @@ class Judge:
         """To later calls: how the function spends its time, or else that it takes hardly any."""
         if self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
             return True
-        is_short = self.choice is None and self._pace.seconds < _ENOUGH_SECONDS
+        if self.choice is not None or self._pace.seconds >= _ENOUGH_SECONDS:
+            return False
         # a longer one says more, which streams and those that may not leave have not asked for
-        is_first = recall(self._work.function, self._seen.largest) is None
-        return is_short and (self._earlier is not None or is_first)
+        return self._earlier is not None or recall(self._work.function, self._seen.largest) is None
 
     def _seconds_a_row(self) -> float | None:
         """Of all partitions, in the caller and elsewhere."""

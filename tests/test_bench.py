@@ -324,6 +324,11 @@ def test_calls_that_settle_are_told_and_do_not_count():
     assert "8.00 s" in _text.table(MADE_UP)
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_the_short_form_says_that_its_frames_are_small(short):
+    assert ("frames are so small" in _text.summary([MADE_UP] * 2, short=short)) == short
+
+
 def test_who_gave_a_wrong_result_is_not_first():
     found = _figures.verdict(MADE_UP)
     assert found["first"] == "pmap auto"

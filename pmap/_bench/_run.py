@@ -88,7 +88,7 @@ class _Run:
         self._write()
         if self._choice.json == STDOUT:
             print(json.dumps(result, indent=1))
-        self._tell(_text.summary(result["workloads"]))
+        self._tell(_text.summary(result["workloads"], short=self._choice.short))
         self._tell(f"\n{result['seconds']:.0f} s in all")
         return _code(result["workloads"])
 

@@ -95,7 +95,10 @@ def _closing(found: dict[str, Any]) -> str:
 _SUMMARY = "  {:<12}{:<28}{:<18}{:>14}{:>14}{:>10}"
 
 
-def summary(workloads: list[dict[str, Any]]) -> str:
+_OF_SMALL = "  In the short form frames are so small that auto need not find its workers worth starting yet."
+
+
+def summary(workloads: list[dict[str, Any]], *, short: bool = False) -> str:
     """Who was first in each, and how pmap stands to the first; nothing for less than two."""
     found = [(workload["name"], verdict(workload)) for workload in workloads]
     if len(found) < 2:
@@ -113,7 +116,8 @@ def summary(workloads: list[dict[str, Any]]) -> str:
         for name, told in found
         if told
     ]
-    return "\n".join(("\nAll workloads, ratios of times", _SUMMARY.format(*head), *rows))
+    note = [_OF_SMALL] if short else []
+    return "\n".join(("\nAll workloads, ratios of times", _SUMMARY.format(*head), *rows, *note))
 
 
 def names(workloads: dict[str, str], contenders: dict[str, str]) -> str:
