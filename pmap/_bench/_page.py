@@ -34,25 +34,12 @@ of them in an order drawn anew. Time: the median of calls on workers that are th
 library's import included; the functions lie in pmap's package, so everybody's workers import that too.
 The row "cold start" has whole programs, free of that. Second: the call after the first, in which those
 start workers that do so only for a job that is worth them. It, and in the full form the one after it, are
-not counted as warm.
-x loop: how many times as fast as the plain loop. Of ideal: the ideal's time in terms
+not counted as warm. x loop: how many times as fast as the plain loop. Of ideal: the ideal's time in terms
 of this one's; the ideal are independent copies of the loop that ran at once, each on its share of
 the rows, with nothing sent. CPU: seconds of all processes, a call. Memory: the most that all its
 processes held together (PSS) in a warm call, data included. Bars begin at 0; times that lie far apart are
 dots on a logarithmic axis. Green is pmap, yellow a yardstick (the loop, the ideal, Polars itself)."""
 
-_COLUMNS = (
-    "contender",
-    "time",
-    "quartiles",
-    "cold",
-    "second",
-    "x loop",
-    "of ideal",
-    "CPU",
-    "memory",
-    "",
-)
 _ACROSS = {
     "rows, out": "rows",
     "rows, both ways": "rows",
@@ -134,26 +121,15 @@ def _workload(workload: dict[str, Any]) -> str:
             f"<h2>{escape(workload['name'])}</h2>",
             f"<p>{escape(workload['what'])}. {workload['rows']:,} rows{size}, {workload['workers']} workers.</p>",
             plot,
-            _table(_COLUMNS, map(_row, lines)),
+            _table((*_text.COLUMNS, ""), map(_row, lines)),
             f'<p class="note">Left out: {escape(left)}</p>' if left else "",
         )
     )
 
 
 def _row(line: Line) -> str:
-    cells = (
-        line.name,
-        _text.seconds(line.seconds),
-        "" if line.seconds is None else f"{_text.seconds(line.low)} - {_text.seconds(line.high)}",
-        _text.seconds(line.cold),
-        _text.seconds(line.second),
-        _text.figure(line.of_loop),
-        _text.figure(line.of_ideal),
-        _text.seconds(line.cpu_seconds),
-        "" if line.peak_bytes is None else f"{line.peak_bytes / 1e6:,.0f} MB",
-        line.error or "",
-    )
-    return _cells(cells, "pmap" if line.name.startswith("pmap") else "")
+    kind = "pmap" if line.name.startswith("pmap") else ""
+    return _cells((*_text.cells(line), line.error or ""), kind)
 
 
 def _cells(cells: Iterable[str], kind: str = "") -> str:

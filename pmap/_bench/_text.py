@@ -6,11 +6,31 @@ from typing import Any
 
 from pmap._bench._figures import Line, lines_of, verdict
 
-__all__ = ["figure", "fits", "head", "limits", "names", "seconds", "summary", "table"]
+__all__ = [
+    "COLUMNS",
+    "cells",
+    "figure",
+    "fits",
+    "head",
+    "limits",
+    "names",
+    "seconds",
+    "summary",
+    "table",
+]
 
 _ROW = "  {:<28}{:>10}{:>22}{:>10}{:>10}{:>9}{:>9}{:>10}{:>9}"
-_HEADING = _ROW.format(
-    "contender", "time", "quartiles", "cold", "second", "x loop", "of ideal", "CPU", "memory"
+#: What is told of a contender, here and on the page.
+COLUMNS = (
+    "contender",
+    "time",
+    "quartiles",
+    "cold",
+    "second",
+    "x loop",
+    "of ideal",
+    "CPU",
+    "memory",
 )
 
 
@@ -59,25 +79,31 @@ def table(workload: dict[str, Any]) -> str:
     given = f"  {workload['rows']:,} rows{size}, {workload['workers']} workers"
     rows = [_row(line) for line in lines_of(workload)]
     left = [f"  left out: {name} ({why})" for name, why in workload["left_out"].items()]
-    return "\n".join((title, given, _HEADING, *rows, *left, _closing(verdict(workload))))
+    return "\n".join(
+        (title, given, _ROW.format(*COLUMNS), *rows, *left, _closing(verdict(workload)))
+    )
 
 
 def _row(line: Line) -> str:
     if line.seconds is None:
         return f"  {line.name:<28}{line.error or 'not measured'}"
-    memory = "" if line.peak_bytes is None else f"{line.peak_bytes / 1e6:,.0f} MB"
-    row = _ROW.format(
+    row = _ROW.format(*cells(line))
+    return f"{row}  {line.error}" if line.error else row
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """A contender's figures, one for each of `COLUMNS`."""
+    return (
         line.name,
         seconds(line.seconds),
-        f"{seconds(line.low)} - {seconds(line.high)}",
+        "" if line.seconds is None else f"{seconds(line.low)} - {seconds(line.high)}",
         seconds(line.cold),
         seconds(line.second),
         figure(line.of_loop),
         figure(line.of_ideal),
         seconds(line.cpu_seconds),
-        memory,
+        "" if line.peak_bytes is None else f"{line.peak_bytes / 1e6:,.0f} MB",
     )
-    return f"{row}  {line.error}" if line.error else row
 
 
 def _closing(found: dict[str, Any]) -> str:
