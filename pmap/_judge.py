@@ -68,7 +68,6 @@ class Judge:
         self._elsewhere = _NOTHING
         self._loading = 0.0  # seconds in which workers made the function ready
         self._earlier: Earlier | None = None  #: call of the function
-        self._rows_each = 0.0  # of its partitions, on average
         self._has_foreseen = False
         self.stays = False  #: in the caller, as an earlier call has shown; nobody need look
         self._costs = Ways(work, spec)
@@ -85,16 +84,15 @@ class Judge:
 
     def foresee(self) -> bool:
         """Choose by what an earlier call has shown; whether the choice can begin at once."""
-        rows, n = self._work.rows, self._work.n_partitions
-        if not (rows and n and self.may_leave):
+        if not (self._rows_each and self.may_leave):
             return False
-        self._rows_each = rows / n
         self._earlier = earlier = recall(self._work.function, self._rows_each)
         if earlier is None:
             return False
         if earlier.trusted[0]:
             self._seen = earlier.here
-            self._foresee(Left(self._usual_seconds(), self._pace.rows_left(), n))
+            rows_left = self._pace.rows_left()
+            self._foresee(Left(self._usual_seconds(), rows_left, self._work.n_partitions))
         self._has_foreseen = self.stays or self.choice is not None
         if not self._has_foreseen:
             self._seen = _NOTHING
@@ -108,6 +106,12 @@ class Judge:
         if self.choice is None:  # what has to start is not begun by hearsay
             self._choose(self._seen, left)
             self.stays, self.choice = self.choice is None, None
+
+    @property
+    def _rows_each(self) -> float:
+        """Of the partitions, on average; none, where there is no end to them or nothing in them."""
+        rows, n = self._work.rows, self._work.n_partitions
+        return rows / n if rows and n else 0.0
 
     @property
     def _usual_rate(self) -> float:
