@@ -84,7 +84,7 @@ class Looker:
         """A call begins."""
         with self._lock:
             self._seen, self._clocks = [], clocks
-        if not self._started and READABLE and self._n_starts < _MOST_CALLS and self._wants_more():
+        if not self._started and READABLE and self._n_starts < _MOST_CALLS and self.wants_more():
             self._started = True
             self._n_starts += 1
             self._pause = _QUICK
@@ -107,11 +107,12 @@ class Looker:
         """Look no more."""
         self._over.set()
 
-    def _wants_more(self) -> bool:
+    def wants_more(self) -> bool:
+        """Whether it would look at a call that begins now."""
         return self.is_wanted() and (self._most is None or self._n_looks < self._most)
 
     def _watch(self, over: threading.Event) -> None:
-        while self._wants_more():
+        while self.wants_more():
             clocks, nap, pause = self._clocks, _Nap(), self._pause
             if over.wait(pause):
                 return
