@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pmap._blame import Blame, as_ours, failure_of
 from pmap._interrupts import deferred, give_way
 from pmap._pieces import Pieces
-from pmap._watch import Watch, is_innocent, kill
+from pmap._watch import Watch, call_off, is_innocent, kill
 from pmap._window import Window
 from pmap.backend import Locality
 from pmap.errors import BackendError, PmapError, WorkerDiedError
@@ -162,7 +162,7 @@ class Run:
     # Submitting.
 
     def _fill(self) -> None:
-        while len(self._flights) < self._window.size_at(self._newest):
+        while len(self._flights) < self._window.room:
             work = self._next_work()
             if work is None:
                 return
@@ -194,7 +194,7 @@ class Run:
     def _too_far_ahead(self) -> bool:
         if self.head is None or not self._flights:
             return False
-        return self._newest - self.head >= _LOOKAHEAD * self._window.size_at(self._newest)
+        return self._newest - self.head >= _LOOKAHEAD * self._window.room
 
     def _submit(self, partition: Partition, attempt: int) -> None:
         if self._access.backend.capabilities.owns_workers and partition.rows:
@@ -388,7 +388,8 @@ class Run:
             _when_done(flight, self._carrier.land)
 
     def _stop_one_by_one(self, flights: list[Flight]) -> None:
-        left = [flight for flight in flights if not flight.future.cancel()]
+        backend = self._access.backend
+        left = [flight for flight in flights if not call_off(flight.future, backend)]
         entries = [self._carrier.abandon(flight) for flight in left]
         for pid in {entry.pid for entry in entries if entry is not None}:
             kill(pid)

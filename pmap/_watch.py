@@ -6,18 +6,20 @@ import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pmap._resources import memory_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from concurrent.futures import Future
 
     from pmap._board import Entry
     from pmap._carry import Carrier, Flight
     from pmap._config import Options
+    from pmap.backend import Backend
 
-__all__ = ["Watch", "is_innocent", "kill", "was_killed"]
+__all__ = ["Watch", "call_off", "is_innocent", "kill", "was_killed"]
 
 #: How often a waiting caller looks up, for Ctrl-C and at its workers. Seconds.
 _TICK = 0.1
@@ -34,6 +36,14 @@ def kill(pid: int) -> None:
     _killed.add(pid)
     with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
         os.kill(pid, signal.SIGKILL)
+
+
+def call_off(future: Future[Any], backend: Backend) -> bool:
+    """Whether a task has not begun: it never will."""
+    if future.cancel():
+        return True
+    withdraw = getattr(backend, "withdraw", None)
+    return withdraw is not None and bool(withdraw(future))
 
 
 def was_killed(pid: int | None) -> bool:

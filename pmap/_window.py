@@ -1,8 +1,8 @@
 """How many partitions are in flight at the same time: enough to keep workers busy, as memory allows.
 
-A few brief ones may wait in their worker, behind the one that it runs. It need not wait then until the
-caller has heard of that one and sent another, and the caller, which takes as long as a worker for so
-small a partition, is not woken for each.
+One may wait in each worker, behind the one that it runs: it need not wait then until the caller has heard
+of that one and sent another. Of brief ones there may be a few, so that the caller, which takes as long as
+a worker for so small a partition, is not woken for each.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def _size(backend: Backend) -> int:
 class Window:
     """Room for flights on one backend.
 
-    What waits behind a partition that is long after all waits while other workers may have nothing to
-    do. So one long partition ends a row of brief ones, and the last partitions are not sent ahead.
+    One long partition ends a row of brief ones: what waits behind it has to be taken back.
 
     Parameters
     ----------
@@ -70,30 +69,31 @@ class Window:
     options
         `memory_limit` is what each worker may take.
     count
-        Partitions that there are; of a stream, whose end may be near, none is sent ahead.
+        Partitions that there are; of a stream no more are read ahead if they are brief.
     """
 
     def __init__(self, backend: Backend, options: Options, count: int | None) -> None:
         capabilities = backend.capabilities
         self.size = _size(backend)  #: flights, unless they are brief
-        self._most = most_in_flight(backend)
-        self._last = (count or 0) - self._most  # index from which on none is sent ahead
+        self._most = self.size if count is None else most_in_flight(backend)
         self._in_a_row = 0  # brief ones, the latest
         # where data are copied in no time
         on_machine = capabilities.locality is Locality.MACHINE
         self._n_at_work = capabilities.n_workers if on_machine else self.size
         self._budget = _budget(options, capabilities.n_workers)
 
-    def size_at(self, index: int) -> int:
-        """Flights that there may be when the partition of this index is the latest."""
-        return self._most if self._are_brief(index) else self.size
+    @property
+    def room(self) -> int:
+        """Flights that there may be now."""
+        return self._most if self._are_brief else self.size
 
     def may_go_ahead(self, partition: Partition) -> bool:
-        """Whether it should be brief, as those before it, and is none of the last."""
-        return partition.n_bytes <= _SMALL and self._are_brief(partition.index)
+        """Whether it should be brief, as those before it."""
+        return self._are_brief and partition.n_bytes <= _SMALL
 
-    def _are_brief(self, index: int) -> bool:
-        return self._in_a_row >= _IN_A_ROW and index < self._last
+    @property
+    def _are_brief(self) -> bool:
+        return self._in_a_row >= _IN_A_ROW
 
     def note(self, partition: Partition, stats: Stats | None) -> None:
         """Of a partition that has come back, or was lost with its worker."""

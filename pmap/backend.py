@@ -87,7 +87,8 @@ class Capabilities(NamedTuple):
         their environment, and with it the size of Polars' thread pool, is as asked.
     sends_ahead
         How many tasks that are brief (`Task.is_brief`) are sent to a worker behind the one that it
-        runs, so that it need not wait for the next; of a worker that dies they go to others.
+        runs, so that it need not wait for the next; if that worker dies, or another one has nothing
+        to do, they go to others.
     """
 
     locality: Locality
@@ -177,7 +178,9 @@ class Backend(Protocol):
     still runs in the caller; and ``is_ready``, which says whether they are. One whose workers
     somebody has to listen to may have ``attend(seconds)`` and ``leave()``: a call that waits for
     results calls the first, which listens until something was heard or the time is over, or returns
-    ``False`` if another thread does; and the second when it does something else for a while.
+    ``False`` if another thread does; and the second when it does something else for a while. One that
+    sends tasks ahead to workers may have ``withdraw(future)``, for a call that is stopped: it says
+    whether the task has not been begun, and then never will be.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Brief partitions are sent to a worker behind the one that it runs, and nothing of that shows.
+"""Partitions are sent to a worker behind the one that it runs, and nothing of that shows.
 
 Whatever becomes of the worker, those that only waited in it go to another, once.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 import signal
 import sys
 import threading
@@ -21,15 +22,15 @@ import pmap
 from pmap import _window
 from pmap.backend import WorkerSpec
 from pmap.errors import PartitionTimeoutError, WorkerDiedError
-from pmap_backends import _processes
+from pmap_backends import _link, _processes
 
 N = 1000
 DF = pl.DataFrame({"x": range(N)})
-AT_ONCE = 1 + _processes._AHEAD
+AT_ONCE = 1 + _processes._BRIEF_AHEAD
 IN_FLIGHT = 5 * AT_ONCE
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="pipes of other systems hold too little"
+    not sys.platform.startswith("linux"), reason="other systems have no inboxes"
 )
 
 
@@ -71,6 +72,17 @@ def begun(tmp_path):
     return note
 
 
+def nap(part):
+    """Not brief."""
+    time.sleep(0.003)
+    return part
+
+
+def wide(width):
+    """A hundred rows; each alone is a message of some kilobytes."""
+    return pl.DataFrame({f"c{i}": range(100) for i in range(width)})
+
+
 def first_time(path):
     """Whether nobody has been here before."""
     try:
@@ -85,40 +97,93 @@ class TestWhoIsSentAhead:
         assert pmap.map_partitions(DF, lambda part: part).equals(DF)
         assert max(depths) == AT_ONCE
 
-    def test_the_first_and_the_last_are_not(self, depths):
+    def test_no_more_than_one_before_it_is_known_that_they_are_brief(self, depths):
         assert pmap.map_partitions(DF, lambda part: part).equals(DF)
-        assert set(depths[:16]) == {1}
-        assert set(depths[-2:]) == {1}
+        assert max(depths[:16]) <= 2
 
-    def test_long_ones_are_not(self, depths):
-        def nap(part):
-            time.sleep(0.003)
-            return part
-
+    def test_of_long_ones_one_is(self, depths):
         assert pmap.map_partitions(DF.head(100), nap, n_partitions=100).height == 100
-        assert set(depths) == {1}
+        assert max(depths) == 2
 
-    def test_those_after_a_long_one_are_not(self, depths):
+    def test_of_those_after_a_long_one_one_is(self, depths):
         def long_at_last(part):
-            if pmap.current_partition().index >= N // 2:
-                time.sleep(0.003)
-            return part
+            return nap(part) if pmap.current_partition().index >= N // 2 else part
 
         assert pmap.map_partitions(DF, long_at_last).equals(DF)
         assert max(depths) == AT_ONCE
-        assert set(depths[N // 2 + IN_FLIGHT :]) == {1}
+        assert max(depths[N // 2 + 2 * IN_FLIGHT :]) == 2
 
-    def test_those_of_a_stream_are_not(self, depths):
-        pmap.map_partitions(DF.iter_slices(1), lambda part: part)
+    def test_of_a_stream_no_more_are_read_for_that(self):
+        n_read = 0
+
+        def parts():
+            nonlocal n_read
+            for part in DF.iter_slices(1):
+                n_read += 1
+                yield part
+
+        results = pmap.iter_partitions(parts(), lambda part: part, maintain_order=False)
+        assert max(n_read - n_got for n_got, _ in enumerate(results)) <= 2 * 2 + 2
+
+    def test_none_is_while_a_worker_may_be_free(self, depths):
+        """Two partitions are for two workers, however long the second takes to be there."""
+        pmap.map_partitions(DF.head(2), nap, n_partitions=2)
+        assert depths == [1, 1]
+
+    def test_no_more_than_there_are_descriptors_for(self, monkeypatch):
+        """Each that is in flight takes some."""
+        monkeypatch.setattr(_window, "open_files_limit", lambda: 64)
+        pool = _processes.ForkserverBackend(WorkerSpec(n_workers=2))
+        assert _window.most_in_flight(pool) == 8
+        pool.close()
+
+    def test_no_more_than_one_caller_has_use_for(self):
+        pool = _processes.ForkserverBackend(WorkerSpec(n_workers=100))
+        assert _window.most_in_flight(pool) == 2 * 100 + 1
+        pool.close()
+
+    def test_of_those_with_long_messages_one_is(self, depths):
+        with pmap.config(n_partitions=100):
+            assert pmap.map_partitions(wide(100), lambda part: part).equals(wide(100))
+        assert max(depths) == 2
+
+    def test_those_whose_messages_do_not_fit_are_not(self, depths, monkeypatch):
+        """They come by another way, from which nothing can be taken back."""
+        for module in (_link, _processes):
+            monkeypatch.setattr(module, "LONGEST", 4096)
+        with pmap.config(n_partitions=100):
+            assert pmap.map_partitions(wide(100), lambda part: part).equals(wide(100))
         assert set(depths) == {1}
 
-    def test_none_is_behind_one_that_runs_for_long(self, options, tmp_path):
-        """However brief it should be: of two calls that share the pool, one need not wait for the other."""
+
+class TestWhatWaitsBehindALongOne:
+    """Is taken back when another worker has nothing to do."""
+
+    @pytest.mark.parametrize("others", [lambda part: part, nap], ids=["brief", "long"])
+    @pytest.mark.parametrize("which", [0, N // 2, N - 20])
+    def test_of_its_own_call(self, others, which, begun, tmp_path):
+        """Nothing is left but the long one, and all are begun once."""
+        os.mkfifo(tmp_path / "goes on")
+
+        def hangs(part):
+            begun()
+            if pmap.current_partition().index == which:
+                (tmp_path / "goes on").read_text()
+            return others(part)
+
+        results = pmap.iter_partitions(DF, hangs, maintain_order=False)
+        found = [next(results)["x"].item() for _ in range(N - 1)]
+        (tmp_path / "goes on").write_text("now")
+        assert sorted(found) == [x for x in range(N) if x != which]
+        assert [part["x"].item() for part in results] == [which]
+        assert sorted(index for index, _ in begun.read()) == list(range(N))
+
+    def test_of_another_call(self, options, tmp_path):
         os.mkfifo(tmp_path / "hangs")
         os.mkfifo(tmp_path / "goes on")
 
         def hangs(part):
-            if pmap.current_partition().index == N - IN_FLIGHT - 1:  # none of its own is behind it
+            if pmap.current_partition().index == N // 2:
                 (tmp_path / "hangs").write_text("now")
                 (tmp_path / "goes on").read_text()
             return part
@@ -136,23 +201,18 @@ class TestWhoIsSentAhead:
         thread.join(60)
         assert results[0].equals(DF)
 
-    def test_no_more_than_there_are_descriptors_for(self, monkeypatch):
-        """Each that is in flight takes some."""
-        monkeypatch.setattr(_window, "open_files_limit", lambda: 64)
-        pool = _processes.ForkserverBackend(WorkerSpec(n_workers=2))
-        assert _window.most_in_flight(pool) == 8
-        pool.close()
+    def test_while_workers_read_at_the_same_time(self, begun):
+        """Each is run by one of those who may have it, and by no other."""
+        naps = random.Random(0).choices([0.0, 0.0, 0.0, 0.002, 0.01], k=N)
 
-    def test_no_more_than_one_caller_has_use_for(self):
-        pool = _processes.ForkserverBackend(WorkerSpec(n_workers=100))
-        assert _window.most_in_flight(pool) == 2 * 100 + 1
-        pool.close()
+        def uneven(part):
+            begun()
+            time.sleep(naps[part["x"].item()])
+            return part
 
-    def test_those_that_do_not_fit_the_pipe_are_not(self, depths):
-        wide = pl.DataFrame({f"c{i}": range(100) for i in range(100)})
-        with pmap.config(n_partitions=100):
-            assert pmap.map_partitions(wide, lambda part: part).equals(wide)
-        assert set(depths) == {1}
+        with pmap.config(n_jobs=5):
+            assert pmap.map_partitions(DF, uneven).equals(DF)
+        assert sorted(index for index, _ in begun.read()) == list(range(N))
 
 
 class TestADeath:
@@ -209,6 +269,31 @@ class TestATimeout:
 
 
 class TestTheEnd:
+    def test_leaves_out_what_waits(self, begun, depths, monkeypatch):
+        """Those who ran are killed; no worker is started for what waited in them."""
+        pools, start = [], _processes._ProcessPool._start_worker
+
+        def noted(pool, **how):
+            pools.append(pool)
+            return start(pool, **how)
+
+        def long_ones(part):
+            begun()
+            if pmap.current_partition().index >= 50:
+                time.sleep(60)
+            return nap(part)
+
+        pmap.shutdown()
+        monkeypatch.setattr(_processes._ProcessPool, "_start_worker", noted)
+        parts = pmap.iter_partitions(DF, long_ones)
+        for _ in range(50):
+            next(parts)
+        assert depths[-1] == 2
+        parts.close()
+        programs.wait_until(lambda: not pools[0]._workers)
+        assert len(pools) == 2
+        assert max(index for index, _ in begun.read()) <= 51
+
     def test_of_a_call_that_nobody_goes_on_with(self, begun):
         def noting(part):
             begun()

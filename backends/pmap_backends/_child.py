@@ -1,7 +1,7 @@
 """What runs in the processes of the spawn and forkserver pools.
 
-A worker has one duplex pipe to its pool and shares nothing with other workers. A thread
-watches that pipe and ends the process when it closes, so that no worker outlives its
+A worker has one link to its pool (`_link`) and shares nothing with other workers. A thread
+watches that and ends the process when it closes, so that no worker outlives its
 caller, even one that is killed; where the kernel can see to that, it does so too (`_life`).
 
 The fork server is a process of our own that has imported Polars but never ran a query:
@@ -22,11 +22,11 @@ import time
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
-from pmap_backends._life import LifeLine, end_with, keep_from_forks
+from pmap_backends._life import LifeLine, end_with
+from pmap_backends._link import WorkerEnd
 
 if TYPE_CHECKING:
     import resource
-    from multiprocessing.connection import Connection
 
 __all__ = [
     "ENDING",
@@ -37,7 +37,6 @@ __all__ = [
     "SHARED",
     "WAIT",
     "Ending",
-    "connection",
     "main",
     "polars_pool_runs",
     "reap",
@@ -59,39 +58,32 @@ SHARED = ("numpy", "pyarrow")
 ENDING = struct.Struct("!qq")
 #: Bytes of what the system counts a process's memory in.
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
-#: Seconds that a worker that closed its pipe may take to end by itself.
+#: Seconds that a worker that closed its link may take to end by itself.
 _GRACE = 0.5
 
 
-def connection(fd: int) -> Connection:
-    """A pipe between a worker and its pool."""
-    from multiprocessing.connection import Connection  # noqa: PLC0415  while the process starts
-
-    return Connection(fd)
-
-
-def main(role: str, fd: int, line: tuple[str, int] | None) -> None:
+def main(role: str, fds: list[int], line: tuple[str, int] | None) -> None:
     """Entry point of a fresh interpreter, whose garbage collector waits until all is imported."""
     life = None if line is None else LifeLine(*line)
-    _serve(socket.socket(fileno=fd), life) if role == "server" else _work(fd, life)
-
-
-def _work(fd: int, life: LifeLine | None) -> None:
-    """Take payloads from the pipe, answer each, until it closes."""
     end_with(life)
-    os.set_inheritable(fd, False)  # noqa: FBT003  what the function starts must not hold it open
-    keep_from_forks([fd])
-    threading.Thread(target=_end_with_pipe, args=(fd,), name="pmap-watch", daemon=True).start()
+    _serve(socket.socket(fileno=fds[0]), life) if role == "server" else _work(WorkerEnd(fds))
+
+
+def _work(pool: WorkerEnd) -> None:
+    """Take tasks, answer each, until the pool closes the link."""
+    pool.keep()
+    watched = pool.fds[0]
+    threading.Thread(target=_end_with_pipe, args=(watched,), name="pmap-watch", daemon=True).start()
     from pmap._worker import execute  # noqa: PLC0415  imports Polars: the watch starts first
 
+    gc.freeze()  # what is there stays: the collector need not look at it again
     gc.enable()
-    pipe = connection(fd)
     try:
-        pipe.send_bytes(READY + str(os.getpid()).encode())
+        pool.send(READY + str(os.getpid()).encode())
         while True:
-            pipe.send_bytes(execute(pipe.recv_bytes()))
+            pool.send(execute(pool.receive()))
     except (EOFError, OSError):
-        _leave(0)  # the pool has closed the pipe
+        _leave(0)  # the pool has closed the link
 
 
 def _end_with_pipe(fd: int) -> None:
@@ -134,18 +126,19 @@ def _is_pool_thread(task: str) -> bool:
 
 def _serve(control: socket.socket, life: LifeLine | None) -> None:
     """Fork workers on request, until the control socket closes."""
-    end_with(life)
     _preload("pmap._worker", "cloudpickle", "multiprocessing.connection")
     # Python 3.12+ warns at a fork beside any thread; here there are the allocator's alone.
     warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
     while True:
-        data, fds, _, _ = socket.recv_fds(control, REQUEST.size, 1)
+        data, fds, _, _ = socket.recv_fds(control, REQUEST.size, 2)
         if not data:
             os._exit(0)
         what, number = REQUEST.unpack(data)
         if what == FORK:
             _preload(*(name for bit, name in enumerate(SHARED) if number >> bit & 1))
-            _fork(control, fds[0], life)
+            pool = WorkerEnd(fds)
+            _fork(control, pool, life)
+            pool.close()
         else:
             control.sendall(ENDING.pack(*reap(number)))
 
@@ -159,23 +152,22 @@ def _preload(*names: str) -> None:
         gc.freeze()  # the collector of a worker leaves the shared pages alone
 
 
-def _fork(control: socket.socket, fd: int, life: LifeLine | None) -> None:
+def _fork(control: socket.socket, pool: WorkerEnd, life: LifeLine | None) -> None:
     runs = polars_pool_runs()
     if runs is not False:
-        why = _POOL_RUNS if runs else _NO_PROC
-        connection(fd).send_bytes(REFUSED + why)
+        pool.send(REFUSED + (_POOL_RUNS if runs else _NO_PROC))
         return
     try:
         pid = os.fork()
     except OSError as exc:
-        connection(fd).send_bytes(REFUSED + f"the fork server can not fork: {exc}".encode())
+        pool.send(REFUSED + f"the fork server can not fork: {exc}".encode())
         return
     if pid == 0:
         control.close()
         os.setpgid(0, 0)  # a function that signals its group means what it has started
+        end_with(life)
         _reseed()
-        _work(fd, life)
-    os.close(fd)
+        _work(pool)
 
 
 def _reseed() -> None:
@@ -193,7 +185,7 @@ class Ending(NamedTuple):
 
 
 def reap(pid: int) -> Ending:
-    """See to the end of a child that has closed its pipe."""
+    """See to the end of a child that has closed its link."""
     deadline = time.monotonic() + _GRACE
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)

@@ -13,18 +13,17 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pmap._resources import tight_limits
 from pmap._standard import keep_open
 from pmap.errors import WorkerStartError
 from pmap_backends import _child
-from pmap_backends._child import connection
 from pmap_backends._life import life_line
+from pmap_backends._link import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from multiprocessing.connection import Connection
+    from collections.abc import Callable, Mapping
 
     from pmap_backends._child import Ending
 
@@ -38,16 +37,16 @@ __all__ = [
     "refuse_frozen",
 ]
 
+_Made = TypeVar("_Made")
+
 #: Seconds to wait for the end of a process that was told to end.
 _PATIENCE = 2.0
-#: Bytes that may wait in a worker's pipe: it has several tasks sent ahead at times.
-_BUFFER = 128 * 1024
 
 
 class WorkerProcess(Protocol):
-    """A started worker: its pipe, and its end."""
+    """A started worker: the way to it, and its end."""
 
-    pipe: Connection
+    link: Link
     pid: int | None
 
     def kill(self) -> None:
@@ -55,7 +54,7 @@ class WorkerProcess(Protocol):
         ...
 
     def wait(self) -> Ending | None:
-        """Reap it after its pipe has closed; ``None`` if how it ended can't be told."""
+        """Reap it after its link has closed; ``None`` if how it ended can't be told."""
         ...
 
 
@@ -124,11 +123,11 @@ def python_command(code: str) -> list[str]:
 
 
 def _start_interpreter(
-    role: str, end: socket.socket, env: Mapping[str, str]
+    role: str, fds: list[int], env: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start Python with one end of a pipe."""
+    """Start Python with some descriptors."""
     line = life_line()
-    arguments = f"{role!r}, {end.fileno()}, {None if line is None else tuple(line)!r}"
+    arguments = f"{role!r}, {fds}, {None if line is None else tuple(line)!r}"
     # nothing is garbage of what it imports
     code = f"import gc; gc.disable(); from pmap_backends._child import main; main({arguments})"
     command = python_command(code)
@@ -138,7 +137,7 @@ def _start_interpreter(
             env=dict(env),
             stdin=subprocess.DEVNULL,
             cwd=_working_folder(),
-            pass_fds=[end.fileno()],
+            pass_fds=fds,
             process_group=0,  # Ctrl-C in a terminal is the caller's alone
         )
     except OSError as exc:
@@ -173,21 +172,20 @@ def _end(process: subprocess.Popen[bytes], patience: float) -> int | None:
         return process.wait(_PATIENCE)
 
 
-def _pair() -> tuple[socket.socket, socket.socket]:
+def _granted(make: Callable[[], _Made]) -> _Made:
+    """What takes descriptors, if the system has any left."""
     keep_open()
     try:
-        ours, theirs = socket.socketpair()
+        return make()
     except OSError as exc:
         raise not_granted("make a pipe for a worker", exc) from exc
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-    return ours, theirs
 
 
 class _Spawned:
     """A worker that is a child of this process."""
 
-    def __init__(self, pipe: Connection, process: subprocess.Popen[bytes]) -> None:
-        self.pipe = pipe
+    def __init__(self, link: Link, process: subprocess.Popen[bytes]) -> None:
+        self.link = link
         self.pid: int | None = process.pid
         self._process = process
         self._ending: Ending | None = None
@@ -215,14 +213,10 @@ class SpawnLauncher:
 
     def start(self) -> WorkerProcess:
         """Start one; it imports Polars before it is ready."""
-        ours, theirs = _pair()
-        with theirs:
-            try:
-                process = _start_interpreter("worker", theirs, self._env)
-            except WorkerStartError:
-                ours.close()
-                raise
-        return _Spawned(connection(ours.detach()), process)
+        link = _granted(Link)
+        with link.handed_over() as fds:
+            process = _start_interpreter("worker", fds, self._env)
+        return _Spawned(link, process)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -234,9 +228,9 @@ class _Forked:
     """A worker that is a child of the fork server."""
 
     def __init__(
-        self, pipe: Connection, launcher: ForkserverLauncher, server: subprocess.Popen[bytes] | None
+        self, link: Link, launcher: ForkserverLauncher, server: subprocess.Popen[bytes] | None
     ) -> None:
-        self.pipe = pipe
+        self.link = link
         self.pid: int | None = None  # told by its first message
         self._launcher = launcher
         self._server = server
@@ -264,35 +258,31 @@ class ForkserverLauncher:
 
     def start(self) -> WorkerProcess:
         """Ask the server for a fork; does not wait for it."""
-        ours, theirs = _pair()
-        with theirs:
-            try:
-                self._ask_for_fork(theirs)
-            except WorkerStartError:
-                ours.close()
-                raise
-            except OSError as exc:
-                ours.close()
-                raise WorkerStartError(f"the fork server is gone: {exc}") from exc
-        return _Forked(connection(ours.detach()), self, self._process)
+        link = _granted(Link)
+        try:
+            with link.handed_over() as fds:
+                self._ask_for_fork(fds)
+        except OSError as exc:
+            raise WorkerStartError(f"the fork server is gone: {exc}") from exc
+        return _Forked(link, self, self._process)
 
-    def _ask_for_fork(self, end: socket.socket) -> None:
+    def _ask_for_fork(self, fds: list[int]) -> None:
         # A program that has no use for these, as long as its frames are small, does not wait for them.
         shared = sum(1 << bit for bit, name in enumerate(_child.SHARED) if name in sys.modules)
         request = _child.REQUEST.pack(_child.FORK, shared)
         try:
-            socket.send_fds(self._server(), [request], [end.fileno()])
+            socket.send_fds(self._server(), [request], fds)
         except OSError:  # it was killed just now: another one
             self.close()
-            socket.send_fds(self._server(), [request], [end.fileno()])
+            socket.send_fds(self._server(), [request], fds)
 
     def _server(self) -> socket.socket:
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it was killed: make another
         if self._control is None:
-            ours, theirs = _pair()
+            ours, theirs = _granted(socket.socketpair)
             with theirs:
-                self._process = _start_interpreter("server", theirs, self._env)
+                self._process = _start_interpreter("server", [theirs.fileno()], self._env)
             ours.settimeout(_PATIENCE)
             self._control = ours
         return self._control

@@ -1,9 +1,9 @@
-"""The pool behind `spawn` and `forkserver`: one pipe a worker, to which one thread listens at a time.
+"""The pool behind `spawn` and `forkserver`: one link a worker, to which one thread listens at a time.
 
 Nothing is shared between workers: no queue, lock or semaphore that a dying one could hold.
 So a worker can be killed, blamed and replaced alone. Who touches what:
 
-- any thread: `submit` and `close`, which take the lock, hand out tasks and start workers;
+- any thread: `submit`, `withdraw` and `close`, which take the lock, hand out tasks, start workers;
 - whoever listens (`_listen`): reads replies and deaths, resolves futures (never under the lock,
   since callbacks are the core's), hands out what waits.
 """
@@ -11,6 +11,7 @@ So a worker can be killed, blamed and replaced alone. Who touches what:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pmap._interrupts import deferred
 from pmap._resources import tight_limits
 from pmap._warn import warn
 from pmap.backend import Capabilities, Locality
@@ -27,6 +29,7 @@ from pmap.errors import BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._child import READY, REFUSED
 from pmap_backends._item import Item
 from pmap_backends._launch import ForkserverLauncher, SpawnLauncher
+from pmap_backends._link import HAS_INBOX, LONGEST
 from pmap_backends._listen import Listener
 
 if TYPE_CHECKING:
@@ -42,12 +45,10 @@ __all__ = ["ForkserverBackend", "SpawnBackend"]
 _START_TIMEOUT = 60.0
 #: Workers that may die in a row before their first task.
 _MAX_START_FAILURES = 3
-#: Brief tasks that wait in a worker, and the bytes of each at most: together they must fit the pipe's
-#: buffer, which is small on other systems.
-_AHEAD = 7 if sys.platform.startswith("linux") else 0
-_AHEAD_BYTES = 8 * 1024
-#: They do not wait behind one that runs for so long already. Seconds.
-_NOT_BRIEF = 0.005
+#: Tasks that wait in a worker behind the one that it runs; the same of brief ones, and the bytes of each
+#: of these at most: together there must be room for them. Where they could not be taken back none waits.
+_AHEAD, _BRIEF_AHEAD = (1, 7) if HAS_INBOX else (0, 0)
+_BRIEF_BYTES = 8 * 1024
 
 
 class _Worker:
@@ -58,7 +59,6 @@ class _Worker:
         self.ready = False
         self.started = time.monotonic()
         self.items: deque[Item] = deque()  #: what it runs, and what was sent ahead
-        self._begun = 0.0  # monotonic seconds, of the first of them
         self._left = max_tasks
 
     @property
@@ -66,32 +66,41 @@ class _Worker:
         """Whether it has had all the tasks it may have."""
         return self._left == 0
 
-    def may_have(self, task: Task) -> bool:
-        """Whether the task may be sent now: it waits for nothing, or briefly."""
-        if not self.ready or self.exhausted:
-            return False
-        if not self.items:
-            return True
-        if not task.is_brief or len(self.items) > _AHEAD or len(task.payload) > _AHEAD_BYTES:
-            return False
-        # behind one that may be long there is none
-        is_behind_brief = self.items[-1].task.is_brief
-        return is_behind_brief and time.monotonic() < self._begun + _NOT_BRIEF
+    @property
+    def is_free(self) -> bool:
+        """Whether it has nothing to do, and may be given something."""
+        return self.ready and not self.items and not self.exhausted
+
+    def has_room_for(self, task: Task) -> bool:
+        """Whether the task may be sent ahead; to one that has something to do."""
+        if self.exhausted or max(len(task.payload), len(self.items[-1].task.payload)) > LONGEST:
+            return False  # what does not come through the inbox alone can not be taken back
+        is_brief = task.is_brief and len(task.payload) <= _BRIEF_BYTES
+        return len(self.items) <= (_BRIEF_AHEAD if is_brief else _AHEAD)
 
     def give(self, item: Item) -> None:
-        """Send a payload; small, so that it fits the pipe's buffer and never blocks."""
-        if not self.items:
-            self._begun = time.monotonic()
+        """Send its payload."""
         self.items.append(item)
         if self._left is not None:
             self._left -= 1
-        # A pipe that broke meanwhile is seen, and handled, by the listening thread.
+        # A link that broke meanwhile is seen, and handled, by who listens.
         with contextlib.suppress(OSError):
-            self.process.pipe.send_bytes(item.task.payload)
+            self.process.link.send(item.task.payload)
+
+    def take_back(self) -> Item | None:
+        """What was sent ahead and it has not read yet: the first of that; ``None`` if there is nothing."""
+        if len(self.items) < 2:  # noqa: PLR2004  one is what it runs
+            return None
+        payload = self.process.link.take_back()
+        item = next((item for item in reversed(self.items) if item.task.payload == payload), None)
+        if item is not None:
+            self.items.remove(item)
+            if self._left is not None:
+                self._left += 1
+        return item
 
     def finish(self) -> Item | None:
         """What it has run: its reply is there."""
-        self._begun = time.monotonic()
         return self.items.popleft() if self.items else None
 
 
@@ -106,7 +115,7 @@ class _ProcessPool:
             n_workers=spec.n_workers,
             killable=True,
             owns_workers=True,
-            sends_ahead=_AHEAD,
+            sends_ahead=_BRIEF_AHEAD,
         )
         self._spec = spec
         self._env = spec.environment()
@@ -114,7 +123,7 @@ class _ProcessPool:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # a worker is ready, or has gone
         self._waiting: deque[Item] = deque()
-        self._workers: dict[int, _Worker] = {}  # by the descriptor of their pipe
+        self._workers: dict[int, _Worker] = {}  # by the descriptor of their link
         self._start_failures = 0
         self._closed = False
         self._listener = Listener(self._hear, self._check_starting)
@@ -167,15 +176,33 @@ class _ProcessPool:
     def _is_settled(self) -> bool:
         return self._closed or all(worker.ready for worker in self._workers.values())
 
+    def withdraw(self, future: Future[Any]) -> bool:
+        """Whether its task, which was sent ahead, is not read by its worker yet: it never will be."""
+        with deferred, self._lock:  # what was taken must not be lost by a Ctrl-C
+            found = any(self._take_from(worker, future) for worker in list(self._workers.values()))
+        if found:
+            future.set_exception(BackendError("this was withdrawn before it ran"))
+        return found
+
+    def _take_from(self, worker: _Worker, future: Future[Any]) -> bool:
+        """Take back all that waits in a worker, if this does, and have the others wait anew."""
+        if all(item.future is not future for item in itertools.islice(worker.items, 1, None)):
+            return False
+        taken = list(iter(worker.take_back, None))
+        kept = [item for item in taken if item.future is not future]
+        self._waiting.extendleft(reversed(kept))
+        self._assign()
+        return len(kept) < len(taken)
+
     # Handing out, under the lock.
 
     def _assign(self) -> None:
         """Give what waits to workers that are free, and have more started if that is not enough.
 
-        No task is sent ahead that may be long: behind a long one, or to a worker that takes long to
-        start, it would wait while another worker is idle, and it could not be called back.
+        Once all are at work one more is sent ahead to each. A worker to which nothing is left to be
+        given gets what waits in another.
         """
-        while self._waiting:
+        while self._waiting or self._take_back():
             worker = self._worker_for(self._waiting[0].task)
             if worker is None:
                 self._grow()
@@ -185,14 +212,23 @@ class _ProcessPool:
                 worker.give(item)
 
     def _worker_for(self, task: Task) -> _Worker | None:
-        """The one with the least to do, if there is one that may have the task."""
-        best: _Worker | None = None
-        for worker in self._workers.values():
-            if worker.may_have(task) and (best is None or len(worker.items) < len(best.items)):
-                best = worker
-                if not worker.items:
-                    break
-        return best
+        """One that is free; if none ever will be before others are, the one with the least to do."""
+        workers = self._workers.values()
+        free = next((worker for worker in workers if worker.is_free), None)
+        if free is not None or len(workers) < self._spec.n_workers or not self._is_settled():
+            return free
+        busy = min(workers, key=_n_items)
+        return busy if busy.has_room_for(task) else None
+
+    def _take_back(self) -> bool:
+        """Have a task wait for a worker that is free, which was to wait for one that is not."""
+        workers = self._workers.values()
+        if not any(worker.is_free for worker in workers):
+            return False
+        item = max(workers, key=_n_items).take_back()
+        if item is not None:
+            self._waiting.append(item)
+        return item is not None
 
     def _grow(self) -> None:
         """As many are to be starting as there are tasks that wait, up to what there may be."""
@@ -210,7 +246,7 @@ class _ProcessPool:
                 return None  # those that run will do
             raise
         worker = _Worker(process, self._spec.max_tasks_per_child)
-        fd = process.pipe.fileno()
+        fd = process.link.fileno()
         self._workers[fd] = worker
         self._listener.register(fd)
         self._listener.wake()
@@ -223,7 +259,7 @@ class _ProcessPool:
         if worker is None:
             return
         try:
-            message = worker.process.pipe.recv_bytes()
+            message = worker.process.link.receive()
         except (EOFError, OSError):
             self._bury(fd, worker)
             return
@@ -262,7 +298,7 @@ class _ProcessPool:
                 return  # `close` has taken it, and sees to its end
             self._changed.notify_all()
         self._listener.unregister(fd)
-        worker.process.pipe.close()
+        worker.process.link.close()
         ending = worker.process.wait()
         exitcode = None if ending is None else ending.exitcode
         blamed: list[tuple[Future[Any], BaseException]] = []
@@ -342,8 +378,8 @@ class _ProcessPool:
     def _end(self, workers: list[_Worker]) -> None:
         for worker in workers:
             if worker.items:
-                worker.process.kill()  # it would not look at its pipe before it is done
-            worker.process.pipe.close()
+                worker.process.kill()  # it would not see that its link closes before it is done
+            worker.process.link.close()
         for worker in workers:
             worker.process.wait()
         self._launcher.close()
@@ -353,7 +389,7 @@ class _ProcessPool:
 
     @classmethod
     def forget_in_child(cls) -> None:
-        """In a fork of the caller: let go of the pipes, which would keep the workers alive."""
+        """In a fork of the caller: let go of the links, which would keep the workers alive."""
         for pool in list(cls._living):
             pool.forget()
 
@@ -361,12 +397,16 @@ class _ProcessPool:
         """Be of no use any more, without ending what is the parent's."""
         self._closed = True
         for worker in self._workers.values():
-            worker.process.pipe.close()
+            worker.process.link.close()
         self._launcher.forget()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ProcessPool.forget_in_child)
+
+
+def _n_items(worker: _Worker) -> int:
+    return len(worker.items)
 
 
 def _how(exitcode: int | None) -> str:

@@ -26,7 +26,7 @@ from pmap._joblib._body import Layout, inline, is_short, placed
 from pmap._joblib._inside import fail_call
 from pmap._joblib._shares import Shares, Sharing
 from pmap._joblib._workers import Workers
-from pmap._watch import kill, was_killed
+from pmap._watch import call_off, kill, was_killed
 from pmap._wire import note
 from pmap.backend import Task, execute
 from pmap.errors import BackendError, TransportError, UnpicklableFunctionError, WorkerDiedError
@@ -332,7 +332,7 @@ class Session:
         pids: set[int] = set()
         for flight in flying:
             flight.dropped = True
-            if flight.future is None or flight.future.cancel():
+            if flight.future is None or call_off(flight.future, self._workers.backend):
                 continue
             with self._lock:
                 entry = None if flight.place is None else self._board.cancel(flight.place)

@@ -1,0 +1,149 @@
+"""What is between a pool and one of its workers: tasks one way, and answers the other.
+
+Answers come through a pipe, whose end is the worker's. Tasks go, where the system has such sockets,
+through an inbox that keeps them apart, and of which the pool holds both ends. So one may wait there
+behind the task that runs, and the worker need not wait until the pool has heard of that and sent
+another; and if a second worker has nothing to do, the pool takes it back. Both read whole messages, and
+the kernel sees to it that one of them gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from pmap_backends._life import keep_from_forks
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from multiprocessing.connection import Connection
+
+__all__ = ["HAS_INBOX", "LONGEST", "Link", "WorkerEnd"]
+
+#: Whether tasks have a road of their own.
+HAS_INBOX = sys.platform.startswith("linux")
+#: The longest message of an inbox, and what there is room for: bytes. A buffer of that size is what each
+#: message is read into; the C library has it at hand, where it would map a larger one.
+LONGEST, _ROOM = 64 * 1024, 128 * 1024
+#: In the place of a task that is longer: it comes through the pipe. No pickle begins so.
+_BY_PIPE = b"\0"
+
+
+class Link:
+    """The pool's ends.
+
+    Raises
+    ------
+    OSError
+        When the system grants no more descriptors.
+    """
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            ours, self._theirs = map(stack.enter_context, socket.socketpair())
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+            self._inbox = _Inbox() if HAS_INBOX else None
+            stack.pop_all()
+        self._pipe = _connection(ours.detach())
+        self.fileno = self._pipe.fileno
+
+    @contextlib.contextmanager
+    def handed_over(self) -> Generator[list[int]]:
+        """The descriptors that a worker is started with; all are closed if that fails."""
+        fds = [self._theirs.fileno()]
+        try:
+            yield fds if self._inbox is None else [*fds, self._inbox.end.fileno()]
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._theirs.close()  # who holds it hides the worker's death
+
+    def send(self, task: bytes) -> None:
+        """Send a task, which never blocks where there is room for it, or the worker has read all others."""
+        if self._inbox is None:
+            self._pipe.send_bytes(task)
+            return
+        is_short = len(task) <= LONGEST
+        self._inbox.put(task if is_short else _BY_PIPE)
+        if not is_short:
+            self._pipe.send_bytes(task)
+
+    def receive(self) -> bytes:
+        """The next answer."""
+        return self._pipe.recv_bytes()
+
+    def take_back(self) -> bytes | None:
+        """The next task that the worker has not read; ``None`` if it has read all."""
+        return None if self._inbox is None else self._inbox.take_back()
+
+    def close(self) -> None:
+        """The worker is to end."""
+        if self._inbox is not None:
+            self._inbox.close()
+        self._pipe.close()
+
+
+class _Inbox:
+    """Tasks that a worker has not read yet."""
+
+    def __init__(self) -> None:
+        self._entry, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._entry.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+        self.put = self._entry.send
+
+    def take_back(self) -> bytes | None:
+        try:
+            return self.end.recv(LONGEST, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        self._entry.close()
+        self.end.close()
+
+
+class WorkerEnd:
+    """The worker's ends, of descriptors that it was started with."""
+
+    def __init__(self, fds: list[int]) -> None:
+        self.fds = fds
+        self._pipe = _connection(fds[0])
+        self._inbox = socket.socket(fileno=fds[1]) if HAS_INBOX else None
+        self.send = self._pipe.send_bytes
+
+    def keep(self) -> None:
+        """No fork that a function makes, and no program that it starts, shall have them."""
+        for fd in self.fds:
+            os.set_inheritable(fd, False)  # noqa: FBT003
+        keep_from_forks(self.fds)
+
+    def receive(self) -> bytes:
+        """The next task.
+
+        Raises
+        ------
+        EOFError
+            When the pool has closed the link.
+        """
+        if self._inbox is None:
+            return self._pipe.recv_bytes()
+        task = self._inbox.recv(LONGEST)
+        if not task:
+            raise EOFError
+        return self._pipe.recv_bytes() if task == _BY_PIPE else task
+
+    def close(self) -> None:
+        """Another process has them."""
+        if self._inbox is not None:
+            self._inbox.close()
+        self._pipe.close()
+
+
+def _connection(fd: int) -> Connection:
+    from multiprocessing.connection import Connection  # noqa: PLC0415  while the process starts
+
+    return Connection(fd)
