@@ -8,6 +8,7 @@ time-out, since an untimed wait ignores Ctrl-C once Polars is imported.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import time
 from collections import deque
@@ -107,6 +108,7 @@ class Run:
         count: int | None,
         keep: Callable[[Partition, Any], None] | None = None,
     ) -> None:
+        self._pid = os.getpid()
         self._partitions = partitions
         self._carrier = carrier
         self._access = access
@@ -368,6 +370,8 @@ class Run:
 
     def stop(self) -> None:
         """Stop what runs, at an error, at Ctrl-C, or when the consumer has had enough."""
+        if os.getpid() != self._pid:  # a fork's copy of an iterator: what runs is its parent's
+            return
         with deferred:
             self._abort()
 
@@ -388,11 +392,11 @@ class Run:
             _when_done(flight, self._carrier.land)
 
     def _stop_one_by_one(self, flights: list[Flight]) -> None:
-        backend = self._access.backend
-        left = [flight for flight in flights if not call_off(flight.future, backend)]
-        entries = [self._carrier.abandon(flight) for flight in left]
-        for pid in {entry.pid for entry in entries if entry is not None}:
-            kill(pid)
+        left = call_off((flight.future for flight in flights), self._access.backend)
+        for flight in flights:
+            entry = self._carrier.abandon(flight) if flight.future in left else None
+            if entry is not None:
+                kill(entry.pid)  # at once, since it may begin another call's
 
     def _stop_all_together(self, flights: list[Flight]) -> None:
         """Without cancelling futures, which an executor that is killed sets itself."""

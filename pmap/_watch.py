@@ -38,12 +38,11 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def call_off(future: Future[Any], backend: Backend) -> bool:
-    """Whether a task has not begun: it never will."""
-    if future.cancel():
-        return True
+def call_off(futures: Iterable[Future[Any]], backend: Backend) -> set[Future[Any]]:
+    """Those whose tasks have begun, or may begin; the others never will."""
+    left = {future for future in futures if not future.cancel()}
     withdraw = getattr(backend, "withdraw", None)
-    return withdraw is not None and bool(withdraw(future))
+    return left if withdraw is None or not left else left.difference(withdraw(left))
 
 
 def was_killed(pid: int | None) -> bool:

@@ -179,8 +179,9 @@ class Backend(Protocol):
     somebody has to listen to may have ``attend(seconds)`` and ``leave()``: a call that waits for
     results calls the first, which listens until something was heard or the time is over, or returns
     ``False`` if another thread does; and the second when it does something else for a while. One that
-    sends tasks ahead to workers may have ``withdraw(future)``, for a call that is stopped: it says
-    whether the task has not been begun, and then never will be.
+    sends tasks ahead to workers may have ``withdraw(futures)``, for a call that is stopped: it gives
+    back those of them whose tasks have not been begun, and now never will be; each of these has an
+    exception then.
     """
 
     @property

@@ -91,18 +91,18 @@ def messages_counted():
     """What goes to workers and comes back; whoever is free early takes one that has waited for another."""
     counts, send, receive, take_back = Counter(), Link.send, Link.receive, Link.take_back
 
-    def sent(link, task):
+    def sent(link, task, number):
         counts["to workers"] += 1
-        send(link, task)
+        return send(link, task, number)
 
     def received(link):
         counts["back"] += 1
         return receive(link)
 
     def taken(link):
-        task = take_back(link)
-        counts["to workers"] -= task is not None
-        return task
+        numbers = take_back(link)
+        counts["to workers"] -= len(numbers)
+        return numbers
 
     with ExitStack() as stack:
         for function, name in ((sent, "send"), (received, "receive"), (taken, "take_back")):
@@ -225,9 +225,9 @@ def test_a_message_of_a_small_partition_names_no_class(own_pool):
     warm(frame_of(2_000), workers.same, own_pool)
     messages, send, receive = [], Link.send, Link.receive
 
-    def sent(link, data):
-        messages.append(data)
-        send(link, data)
+    def sent(link, task, number):
+        messages.append(task)
+        return send(link, task, number)
 
     def received(link):
         messages.append(receive(link))

@@ -306,6 +306,23 @@ class TestAForkedChild:
         said, _ = forked(f"import polars as pl; {use}", "attempt()")
         assert re.match(REFUSED, said)
 
+    @pytest.mark.parametrize("backend", ["spawn", "forkserver", "loky"])
+    def test_closes_its_copy_of_an_iterator_and_nothing_of_its_parents(self, backend):
+        iterator = f"""
+import polars as pl, pmap
+
+def nap(part):
+    time.sleep(0.003)
+    return part
+
+parts = pmap.iter_partitions(
+    pl.DataFrame({{'x': range(100)}}), nap, backend={backend!r}, n_jobs=2, n_partitions=100
+)
+first = next(parts)
+"""
+        said, _ = forked(iterator, "parts.close()", "[said, sum(1 for _ in parts)]")
+        assert said == [None, 99]
+
     def test_is_refused_though_its_parent_goes_on(self):
         (said, *here), _ = forked(
             f"import polars as pl, pmap; {USE}",

@@ -6,7 +6,9 @@ Whatever becomes of the worker, those that only waited in it go to another, once
 from __future__ import annotations
 
 import functools
+import gc
 import os
+import pickle
 import random
 import signal
 import sys
@@ -14,13 +16,14 @@ import threading
 import time
 from collections import Counter
 
+import cloudpickle
 import polars as pl
 import programs
 import pytest
 
 import pmap
 from pmap import _window
-from pmap.backend import WorkerSpec
+from pmap.backend import Task, WorkerSpec, execute
 from pmap.errors import PartitionTimeoutError, WorkerDiedError
 from pmap_backends import _link, _processes
 
@@ -49,7 +52,7 @@ def depths(monkeypatch):
 
     def seen(worker, item):
         found.append(len(worker.items) + 1)
-        give(worker, item)
+        return give(worker, item)
 
     monkeypatch.setattr(_processes._Worker, "give", seen)
     return found
@@ -76,6 +79,19 @@ def nap(part):
     """Not brief."""
     time.sleep(0.003)
     return part
+
+
+class _Nap:
+    """A message that says how long it has slept."""
+
+    exclusive = False
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def run(self):
+        time.sleep(self.seconds)
+        return self.seconds
 
 
 def wide(width):
@@ -201,6 +217,34 @@ class TestWhatWaitsBehindALongOne:
         thread.join(60)
         assert results[0].equals(DF)
 
+    def test_of_another_call_although_its_own_call_goes_on(self, options, begun, tmp_path):
+        """Whose partitions keep the other worker busy, and so would be given to it, all of them."""
+        os.mkfifo(tmp_path / "hangs")
+        os.mkfifo(tmp_path / "goes on")
+
+        def hangs(part):
+            begun()
+            if pmap.current_partition().index == 50:
+                (tmp_path / "hangs").write_text("now")
+                (tmp_path / "goes on").read_text()
+            return nap(part)
+
+        def hang():
+            with pmap.config(**options):  # that of another thread is not this one's
+                results.append(pmap.map_partitions(DF, hangs))
+
+        results = []
+        thread = threading.Thread(target=hang)
+        thread.start()
+        assert (tmp_path / "hangs").read_text() == "now"
+        for _ in range(3):
+            pmap.map_partitions(DF.head(4), lambda part: part, n_partitions=4)
+        n_begun = len(begun.read())
+        (tmp_path / "goes on").write_text("now")
+        thread.join(60)
+        assert results[0].equals(DF)
+        assert n_begun < N - 100
+
     def test_while_workers_read_at_the_same_time(self, begun):
         """Each is run by one of those who may have it, and by no other."""
         naps = random.Random(0).choices([0.0, 0.0, 0.0, 0.002, 0.01], k=N)
@@ -213,6 +257,63 @@ class TestWhatWaitsBehindALongOne:
         with pmap.config(n_jobs=5):
             assert pmap.map_partitions(DF, uneven).equals(DF)
         assert sorted(index for index, _ in begun.read()) == list(range(N))
+
+
+class TestTheInbox:
+    def test_knows_tasks_that_are_alike(self, options):
+        """By their numbers: of the same bytes one may have been read, and another not."""
+        pool = _processes.SpawnBackend(WorkerSpec(n_workers=2))
+        pool.warm_up()
+        naps = [0.2, 0.4, 0, 0.6, 0, 0.01, 0, 0.6]
+        tasks = [Task(execute, cloudpickle.dumps(_Nap(seconds))) for seconds in naps]
+        for task in tasks:
+            task.is_brief = True
+        futures = [pool.submit(task) for task in tasks]
+        assert [pickle.loads(future.result(30)) for future in futures] == naps
+        pool.close()
+
+    def test_without_room_has_a_worker_that_has_nothing_else_replaced(self, monkeypatch):
+        """Where the system grants a message no memory."""
+        refused, put = [], _link._Inbox.put
+
+        def refusing(inbox, task, number):
+            if number % 10 == 5 and number not in refused:
+                refused.append(number)
+                return False
+            return put(inbox, task, number)
+
+        monkeypatch.setattr(_link._Inbox, "put", refusing)
+        with pmap.config(n_partitions=100):
+            assert pmap.map_partitions(DF.head(100), nap).equals(DF.head(100))
+        assert refused
+
+    def test_is_safe_from_the_collector(self, options):
+        """Which closes iterators that are garbage in the midst of whatever happens in a thread."""
+        threshold = gc.get_threshold()
+        gc.set_threshold(50)
+        try:
+            for _ in range(20):
+                parts = pmap.iter_partitions(DF, lambda part: part)
+                next(parts)
+                ring = [parts]
+                ring.append(ring)
+                del parts, ring
+                assert pmap.map_partitions(DF, lambda part: part).equals(DF)
+        finally:
+            gc.set_threshold(*threshold)
+
+    def test_is_not_touched_by_a_thread_that_is_changing_it(self, options):
+        pool = _processes.SpawnBackend(WorkerSpec(n_workers=1))
+        pool.warm_up()
+        running, ahead = [
+            pool.submit(Task(execute, cloudpickle.dumps(_Nap(seconds)))) for seconds in (0.5, 0)
+        ]
+        with pool._lock:
+            assert pool.withdraw([ahead]) == []
+        assert pool.withdraw([running, ahead]) == [ahead]
+        assert isinstance(ahead.exception(), pmap.errors.BackendError)
+        assert pickle.loads(running.result(30)) == 0.5
+        pool.close()
 
 
 class TestADeath:
@@ -254,7 +355,7 @@ class TestATimeout:
             return part
 
         with pytest.raises(PartitionTimeoutError, match=rf"partition {N // 2} of {N}"):
-            pmap.map_partitions(DF, hangs, timeout=0.5)
+            pmap.map_partitions(DF, hangs, timeout=2)
 
     def test_others_begin_once(self, begun, tmp_path):
         def hangs_once(part):
@@ -263,7 +364,7 @@ class TestATimeout:
                 time.sleep(60)
             return part
 
-        assert pmap.map_partitions(DF, hangs_once, timeout=0.5, retries=1).equals(DF)
+        assert pmap.map_partitions(DF, hangs_once, timeout=2, retries=1).equals(DF)
         counts = Counter(index for index, _ in begun.read())
         assert counts == {**dict.fromkeys(range(N), 1), N // 2: 2}
 
@@ -293,6 +394,33 @@ class TestTheEnd:
         programs.wait_until(lambda: not pools[0]._workers)
         assert len(pools) == 2
         assert max(index for index, _ in begun.read()) <= 51
+
+    def test_is_not_the_end_of_a_neighbours_partitions(self, options, begun):
+        """Of those that ran, their workers are killed before they begin another call's."""
+
+        def noting(part):
+            begun()
+            return nap(part)
+
+        def stop_again_and_again():
+            with pmap.config(**options):  # that of another thread is not this one's
+                while not over.is_set():
+                    parts = pmap.iter_partitions(DF, nap)
+                    for _ in range(8):
+                        next(parts)
+                    parts.close()
+
+        over = threading.Event()
+        thread = threading.Thread(target=stop_again_and_again)
+        with pmap.config(n_jobs=4, n_partitions=400):
+            options.update(n_jobs=4)
+            thread.start()
+            try:
+                assert pmap.map_partitions(DF.head(400), noting).equals(DF.head(400))
+            finally:
+                over.set()
+                thread.join(60)
+        assert sorted(index for index, _ in begun.read()) == list(range(400))
 
     def test_of_a_call_that_nobody_goes_on_with(self, begun):
         def noting(part):

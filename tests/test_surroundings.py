@@ -277,6 +277,12 @@ class TestLimits:
         limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
         assert place.outcomes(text=program(limit)) == RIGHT
 
+    def test_a_time_out_for_new_sockets(self, place):
+        """Which a program sets for its requests: a worker may rest for longer."""
+        assert (
+            place.outcomes(text=program("import socket; socket.setdefaulttimeout(0.05)")) == RIGHT
+        )
+
     def test_too_few_open_files(self, place):
         """Not even one worker can be started: one error says so, and what to raise."""
         limit = f"""

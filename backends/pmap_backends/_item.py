@@ -14,10 +14,11 @@ __all__ = ["Item"]
 
 
 class Item:
-    """A task that waits or runs, and its future."""
+    """A task that waits or runs, and its future; numbered as they come, where that is of use."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, number: int = 0) -> None:
         self.task = task
+        self.number = number
         self.future: Future[Any] = Future()
 
     def claim(self) -> bool:

@@ -20,7 +20,7 @@ from pmap._standard import keep_open
 from pmap.errors import WorkerStartError
 from pmap_backends import _child
 from pmap_backends._life import life_line
-from pmap_backends._link import Link
+from pmap_backends._link import Link, blocking_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -280,7 +280,7 @@ class ForkserverLauncher:
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it was killed: make another
         if self._control is None:
-            ours, theirs = _granted(socket.socketpair)
+            ours, theirs = _granted(blocking_pair)
             with theirs:
                 self._process = _start_interpreter("server", [theirs.fileno()], self._env)
             ours.settimeout(_PATIENCE)

@@ -12,16 +12,17 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING
 
 from pmap_backends._life import keep_from_forks
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from multiprocessing.connection import Connection
 
-__all__ = ["HAS_INBOX", "LONGEST", "Link", "WorkerEnd"]
+__all__ = ["HAS_INBOX", "LONGEST", "Link", "WorkerEnd", "blocking_pair"]
 
 #: Whether tasks have a road of their own.
 HAS_INBOX = sys.platform.startswith("linux")
@@ -30,6 +31,9 @@ HAS_INBOX = sys.platform.startswith("linux")
 LONGEST, _ROOM = 64 * 1024, 128 * 1024
 #: In the place of a task that is longer: it comes through the pipe. No pickle begins so.
 _BY_PIPE = b"\0"
+#: What follows a task, by which it is known when it is taken back: pickles end before it.
+_NUMBER = struct.Struct("q")
+_LONGEST_MESSAGE = LONGEST + _NUMBER.size
 
 
 class Link:
@@ -43,8 +47,7 @@ class Link:
 
     def __init__(self) -> None:
         with contextlib.ExitStack() as stack:
-            ours, self._theirs = map(stack.enter_context, socket.socketpair())
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+            ours, self._theirs = map(stack.enter_context, blocking_pair())
             self._inbox = _Inbox() if HAS_INBOX else None
             stack.pop_all()
         self._pipe = _connection(ours.detach())
@@ -62,23 +65,23 @@ class Link:
         finally:
             self._theirs.close()  # who holds it hides the worker's death
 
-    def send(self, task: bytes) -> None:
-        """Send a task, which never blocks where there is room for it, or the worker has read all others."""
-        if self._inbox is None:
-            self._pipe.send_bytes(task)
-            return
-        is_short = len(task) <= LONGEST
-        self._inbox.put(task if is_short else _BY_PIPE)
+    def send(self, task: bytes, number: int) -> bool:
+        """Send a task, which does not block if the worker has read all others; whether there was room."""
+        is_short = self._inbox is not None and len(task) <= LONGEST
+        if self._inbox is not None and not self._inbox.put(task if is_short else _BY_PIPE, number):
+            return False
         if not is_short:
-            self._pipe.send_bytes(task)
+            with contextlib.suppress(OSError):  # who listens hears that the worker is gone
+                self._pipe.send_bytes(task)
+        return True
 
     def receive(self) -> bytes:
         """The next answer."""
         return self._pipe.recv_bytes()
 
-    def take_back(self) -> bytes | None:
-        """The next task that the worker has not read; ``None`` if it has read all."""
-        return None if self._inbox is None else self._inbox.take_back()
+    def take_back(self) -> set[int]:
+        """Take all tasks out that the worker has not read: their numbers."""
+        return set() if self._inbox is None else set(self._inbox.empty())
 
     def close(self) -> None:
         """The worker is to end."""
@@ -91,19 +94,35 @@ class _Inbox:
     """Tasks that a worker has not read yet."""
 
     def __init__(self) -> None:
-        self._entry, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._entry, self.end = blocking_pair(socket.SOCK_SEQPACKET)
         self._entry.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
-        self.put = self._entry.send
 
-    def take_back(self) -> bytes | None:
+    def put(self, task: bytes, number: int) -> bool:
+        """Whether there is room: where there is none the death of who should make some is not heard."""
         try:
-            return self.end.recv(LONGEST, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
+            self._entry.sendmsg((task, _NUMBER.pack(number)), (), socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return True
+
+    def empty(self) -> Iterator[int]:
+        """The worker may read some of them meanwhile: these are its own."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                message = self.end.recv(_LONGEST_MESSAGE, socket.MSG_DONTWAIT)
+                yield _NUMBER.unpack(message[-_NUMBER.size :])[0]
 
     def close(self) -> None:
         self._entry.close()
         self.end.close()
+
+
+def blocking_pair(kind: int = socket.SOCK_STREAM) -> tuple[socket.socket, socket.socket]:
+    """Two sockets that are connected, whatever time-out the program has set for new ones."""
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for end in pair:
+        end.settimeout(None)  # which is of the pair's, in whatever process
+    return pair
 
 
 class WorkerEnd:
@@ -122,7 +141,7 @@ class WorkerEnd:
         keep_from_forks(self.fds)
 
     def receive(self) -> bytes:
-        """The next task.
+        """The next task, and what is behind its pickle.
 
         Raises
         ------
@@ -131,10 +150,10 @@ class WorkerEnd:
         """
         if self._inbox is None:
             return self._pipe.recv_bytes()
-        task = self._inbox.recv(LONGEST)
+        task = self._inbox.recv(_LONGEST_MESSAGE)
         if not task:
             raise EOFError
-        return self._pipe.recv_bytes() if task == _BY_PIPE else task
+        return self._pipe.recv_bytes() if task.startswith(_BY_PIPE) else task
 
     def close(self) -> None:
         """Another process has them."""

@@ -33,7 +33,7 @@ from pmap_backends._link import HAS_INBOX, LONGEST
 from pmap_backends._listen import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from concurrent.futures import Future
 
     from pmap.backend import Task, WorkerSpec
@@ -49,6 +49,8 @@ _MAX_START_FAILURES = 3
 #: of these at most: together there must be room for them. Where they could not be taken back none waits.
 _AHEAD, _BRIEF_AHEAD = (1, 7) if HAS_INBOX else (0, 0)
 _BRIEF_BYTES = 8 * 1024
+#: Later tasks that may be over before one that was sent ahead is begun: for each that workers have.
+_OVERTAKEN = 2
 
 
 class _Worker:
@@ -67,6 +69,11 @@ class _Worker:
         return self._left == 0
 
     @property
+    def begun(self) -> int:
+        """The number of the task that it runs."""
+        return self.items[0].number
+
+    @property
     def is_free(self) -> bool:
         """Whether it has nothing to do, and may be given something."""
         return self.ready and not self.items and not self.exhausted
@@ -78,26 +85,29 @@ class _Worker:
         is_brief = task.is_brief and len(task.payload) <= _BRIEF_BYTES
         return len(self.items) <= (_BRIEF_AHEAD if is_brief else _AHEAD)
 
-    def give(self, item: Item) -> None:
-        """Send its payload."""
+    def give(self, item: Item) -> bool:
+        """Send its payload; whether there was room for it."""
+        is_sent = self.process.link.send(item.task.payload, item.number)
+        if not is_sent and self.items:
+            return False
         self.items.append(item)
         if self._left is not None:
             self._left -= 1
-        # A link that broke meanwhile is seen, and handled, by who listens.
-        with contextlib.suppress(OSError):
-            self.process.link.send(item.task.payload)
+        if not is_sent:  # the system grants none: its end is heard, and another one is tried
+            self.process.kill()
+        return True
 
-    def take_back(self) -> Item | None:
-        """What was sent ahead and it has not read yet: the first of that; ``None`` if there is nothing."""
-        if len(self.items) < 2:  # noqa: PLR2004  one is what it runs
-            return None
-        payload = self.process.link.take_back()
-        item = next((item for item in reversed(self.items) if item.task.payload == payload), None)
-        if item is not None:
+    def take_back(self) -> list[Item]:
+        """What was sent ahead and it has not read yet."""
+        if len(self.items) <= 1:  # that is what it runs
+            return []
+        numbers = self.process.link.take_back()
+        taken = [item for item in self.items if item.number in numbers]
+        for item in taken:
             self.items.remove(item)
-            if self._left is not None:
-                self._left += 1
-        return item
+        if self._left is not None:
+            self._left += len(taken)
+        return taken
 
     def finish(self) -> Item | None:
         """What it has run: its reply is there."""
@@ -122,6 +132,7 @@ class _ProcessPool:
         self._launcher = launcher(self._env)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # a worker is ready, or has gone
+        self._numbers = itertools.count()
         self._waiting: deque[Item] = deque()
         self._workers: dict[int, _Worker] = {}  # by the descriptor of their link
         self._start_failures = 0
@@ -132,8 +143,8 @@ class _ProcessPool:
 
     def submit(self, task: Task) -> Future[Any]:
         """Give the task to a worker, start one for it, or let it wait."""
-        item = Item(task)
         with self._lock:
+            item = Item(task, next(self._numbers))
             if self._closed:
                 raise BackendError("this pool is closed")
             self._listener.start()
@@ -176,23 +187,29 @@ class _ProcessPool:
     def _is_settled(self) -> bool:
         return self._closed or all(worker.ready for worker in self._workers.values())
 
-    def withdraw(self, future: Future[Any]) -> bool:
-        """Whether its task, which was sent ahead, is not read by its worker yet: it never will be."""
+    def withdraw(self, futures: Collection[Future[Any]]) -> list[Future[Any]]:
+        """Those whose tasks were sent ahead, or wait again, and which no worker has read: none will."""
+        if self._closed or self._is_changing_here():
+            return []
+        wanted = set(futures)
         with deferred, self._lock:  # what was taken must not be lost by a Ctrl-C
-            found = any(self._take_from(worker, future) for worker in list(self._workers.values()))
-        if found:
+            for worker in self._workers.values():
+                if any(item.future in wanted for item in worker.items):
+                    self._waiting.extendleft(reversed(worker.take_back()))
+            found = [item.future for item in self._waiting if item.future in wanted]
+            self._waiting = deque(item for item in self._waiting if item.future not in wanted)
+            self._assign()
+        for future in found:
             future.set_exception(BackendError("this was withdrawn before it ran"))
         return found
 
-    def _take_from(self, worker: _Worker, future: Future[Any]) -> bool:
-        """Take back all that waits in a worker, if this does, and have the others wait anew."""
-        if all(item.future is not future for item in itertools.islice(worker.items, 1, None)):
+    def _is_changing_here(self) -> bool:
+        """Whether this thread has the lock: an iterator that is garbage may be closed at any moment."""
+        try:
+            self._changed.notify(0)  # nobody, which only who has the lock may
+        except RuntimeError:
             return False
-        taken = list(iter(worker.take_back, None))
-        kept = [item for item in taken if item.future is not future]
-        self._waiting.extendleft(reversed(kept))
-        self._assign()
-        return len(kept) < len(taken)
+        return True
 
     # Handing out, under the lock.
 
@@ -208,8 +225,9 @@ class _ProcessPool:
                 self._grow()
                 return
             item = self._waiting.popleft()
-            if item.claim():
-                worker.give(item)
+            if item.claim() and not worker.give(item):
+                self._waiting.appendleft(item)
+                return
 
     def _worker_for(self, task: Task) -> _Worker | None:
         """One that is free; if none ever will be before others are, the one with the least to do."""
@@ -217,18 +235,26 @@ class _ProcessPool:
         free = next((worker for worker in workers if worker.is_free), None)
         if free is not None or len(workers) < self._spec.n_workers or not self._is_settled():
             return free
-        busy = min(workers, key=_n_items)
-        return busy if busy.has_room_for(task) else None
+        # of those that have as much the one that has begun last: another may be at work for long
+        with_room = (worker for worker in workers if worker.has_room_for(task))
+        return min(with_room, key=lambda worker: (len(worker.items), -worker.begun), default=None)
 
     def _take_back(self) -> bool:
-        """Have a task wait for a worker that is free, which was to wait for one that is not."""
+        """Have tasks wait for a worker that is free, which were to wait for one that is not."""
         workers = self._workers.values()
         if not any(worker.is_free for worker in workers):
             return False
-        item = max(workers, key=_n_items).take_back()
-        if item is not None:
-            self._waiting.append(item)
-        return item is not None
+        fullest = max(workers, key=lambda worker: len(worker.items))
+        self._waiting.extend(fullest.take_back())
+        return bool(self._waiting)
+
+    def _take_overtaken(self, latest: Item) -> None:
+        """Have tasks wait again that many later ones have overtaken, as what they are behind takes long."""
+        workers = self._workers.values()
+        too_late = latest.number - _OVERTAKEN * sum(len(worker.items) for worker in workers)
+        for worker in workers:
+            if len(worker.items) > 1 and worker.items[1].number < too_late:
+                self._waiting.extendleft(reversed(worker.take_back()))
 
     def _grow(self) -> None:
         """As many are to be starting as there are tasks that wait, up to what there may be."""
@@ -283,6 +309,8 @@ class _ProcessPool:
         try:
             with self._lock:
                 item = worker.finish()
+                if item is not None:
+                    self._take_overtaken(item)
                 self._assign()
                 retire = worker.exhausted and not worker.items
         finally:
@@ -403,10 +431,6 @@ class _ProcessPool:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ProcessPool.forget_in_child)
-
-
-def _n_items(worker: _Worker) -> int:
-    return len(worker.items)
 
 
 def _how(exitcode: int | None) -> str:

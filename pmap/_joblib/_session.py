@@ -329,17 +329,17 @@ class Session:
                 self._give_back()
 
     def _stop(self, flying: list[Flight]) -> None:
-        pids: set[int] = set()
         for flight in flying:
             flight.dropped = True
-            if flight.future is None or call_off(flight.future, self._workers.backend):
+        sent = [flight.future for flight in flying if flight.future is not None]
+        left = call_off(sent, self._workers.backend)
+        for flight in flying:
+            if flight.place is None or flight.future not in left:
                 continue
             with self._lock:
-                entry = None if flight.place is None else self._board.cancel(flight.place)
+                entry = self._board.cancel(flight.place)
             if entry is not None:
-                pids.add(entry.pid)
-        for pid in pids:
-            kill(pid)
+                kill(entry.pid)  # at once, since it may begin another call's
 
     def _give_back(self) -> None:
         self._replies.close()
