@@ -175,11 +175,14 @@ class TestWhoIsSentAhead:
 class TestWhatWaitsBehindALongOne:
     """Is taken back when another worker has nothing to do."""
 
-    @pytest.mark.parametrize("others", [lambda part: part, nap], ids=["brief", "long"])
-    @pytest.mark.parametrize("which", [0, N // 2, N - 20])
-    def test_of_its_own_call(self, others, which, begun, tmp_path):
+    @pytest.mark.parametrize(
+        ("others", "n"), [(lambda part: part, N), (nap, N // 4)], ids=["brief", "long"]
+    )
+    @pytest.mark.parametrize("at", [0.0, 0.5, 0.95])
+    def test_of_its_own_call(self, others, n, at, begun, tmp_path):
         """Nothing is left but the long one, and all are begun once."""
         os.mkfifo(tmp_path / "goes on")
+        which = int(at * n)
 
         def hangs(part):
             begun()
@@ -187,12 +190,12 @@ class TestWhatWaitsBehindALongOne:
                 (tmp_path / "goes on").read_text()
             return others(part)
 
-        results = pmap.iter_partitions(DF, hangs, maintain_order=False)
-        found = [next(results)["x"].item() for _ in range(N - 1)]
+        results = pmap.iter_partitions(DF.head(n), hangs, n_partitions=n, maintain_order=False)
+        found = [next(results)["x"].item() for _ in range(n - 1)]
         (tmp_path / "goes on").write_text("now")
-        assert sorted(found) == [x for x in range(N) if x != which]
+        assert sorted(found) == [x for x in range(n) if x != which]
         assert [part["x"].item() for part in results] == [which]
-        assert sorted(index for index, _ in begun.read()) == list(range(N))
+        assert sorted(index for index, _ in begun.read()) == list(range(n))
 
     def test_of_another_call(self, options, tmp_path):
         os.mkfifo(tmp_path / "hangs")
@@ -292,7 +295,7 @@ class TestTheInbox:
         threshold = gc.get_threshold()
         gc.set_threshold(50)
         try:
-            for _ in range(20):
+            for _ in range(5):
                 parts = pmap.iter_partitions(DF, lambda part: part)
                 next(parts)
                 ring = [parts]
