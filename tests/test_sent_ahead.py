@@ -5,6 +5,7 @@ Whatever becomes of the worker, those that only waited in it go to another, once
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -79,6 +80,32 @@ def nap(part):
     """Not brief."""
     time.sleep(0.003)
     return part
+
+
+@contextlib.contextmanager
+def call_that_hangs(options, folder, which, function=lambda part: part):
+    """A call in another thread, one of whose partitions hangs as long as the block lasts."""
+    os.mkfifo(folder / "hangs")
+    os.mkfifo(folder / "goes on")
+
+    def hangs(part):
+        if pmap.current_partition().index == which:
+            (folder / "hangs").write_text("now")
+            (folder / "goes on").read_text()
+        return function(part)
+
+    def hang():
+        with pmap.config(**options):  # that of another thread is not this one's
+            results.append(pmap.map_partitions(DF, hangs))
+
+    results = []
+    thread = threading.Thread(target=hang)
+    thread.start()
+    assert (folder / "hangs").read_text() == "now"
+    yield
+    (folder / "goes on").write_text("now")
+    thread.join(60)
+    assert results[0].equals(DF)
 
 
 class _Nap:
@@ -198,54 +225,20 @@ class TestWhatWaitsBehindALongOne:
         assert sorted(index for index, _ in begun.read()) == list(range(n))
 
     def test_of_another_call(self, options, tmp_path):
-        os.mkfifo(tmp_path / "hangs")
-        os.mkfifo(tmp_path / "goes on")
-
-        def hangs(part):
-            if pmap.current_partition().index == N // 2:
-                (tmp_path / "hangs").write_text("now")
-                (tmp_path / "goes on").read_text()
-            return part
-
-        def hang():
-            with pmap.config(**options):  # that of another thread is not this one's
-                results.append(pmap.map_partitions(DF, hangs))
-
-        results = []
-        thread = threading.Thread(target=hang)
-        thread.start()
-        assert (tmp_path / "hangs").read_text() == "now"
-        assert pmap.map_partitions(DF, lambda part: part).equals(DF)  # by the other worker
-        (tmp_path / "goes on").write_text("now")
-        thread.join(60)
-        assert results[0].equals(DF)
+        with call_that_hangs(options, tmp_path, N // 2):
+            assert pmap.map_partitions(DF, lambda part: part).equals(DF)  # by the other worker
 
     def test_of_another_call_although_its_own_call_goes_on(self, options, begun, tmp_path):
         """Whose partitions keep the other worker busy, and so would be given to it, all of them."""
-        os.mkfifo(tmp_path / "hangs")
-        os.mkfifo(tmp_path / "goes on")
 
-        def hangs(part):
+        def noting(part):
             begun()
-            if pmap.current_partition().index == 50:
-                (tmp_path / "hangs").write_text("now")
-                (tmp_path / "goes on").read_text()
             return nap(part)
 
-        def hang():
-            with pmap.config(**options):  # that of another thread is not this one's
-                results.append(pmap.map_partitions(DF, hangs))
-
-        results = []
-        thread = threading.Thread(target=hang)
-        thread.start()
-        assert (tmp_path / "hangs").read_text() == "now"
-        for _ in range(3):
-            pmap.map_partitions(DF.head(4), lambda part: part, n_partitions=4)
-        n_begun = len(begun.read())
-        (tmp_path / "goes on").write_text("now")
-        thread.join(60)
-        assert results[0].equals(DF)
+        with call_that_hangs(options, tmp_path, 50, noting):
+            for _ in range(3):
+                pmap.map_partitions(DF.head(4), lambda part: part, n_partitions=4)
+            n_begun = len(begun.read())
         assert n_begun < N - 100
 
     def test_while_workers_read_at_the_same_time(self, begun):
@@ -263,7 +256,7 @@ class TestWhatWaitsBehindALongOne:
 
 
 class TestTheInbox:
-    def test_knows_tasks_that_are_alike(self, options):
+    def test_knows_tasks_that_are_alike(self):
         """By their numbers: of the same bytes one may have been read, and another not."""
         pool = _processes.SpawnBackend(WorkerSpec(n_workers=2))
         pool.warm_up()
@@ -290,7 +283,7 @@ class TestTheInbox:
             assert pmap.map_partitions(DF.head(100), nap).equals(DF.head(100))
         assert refused
 
-    def test_is_safe_from_the_collector(self, options):
+    def test_is_safe_from_the_collector(self):
         """Which closes iterators that are garbage in the midst of whatever happens in a thread."""
         threshold = gc.get_threshold()
         gc.set_threshold(50)
@@ -305,7 +298,7 @@ class TestTheInbox:
         finally:
             gc.set_threshold(*threshold)
 
-    def test_is_not_touched_by_a_thread_that_is_changing_it(self, options):
+    def test_is_not_touched_by_a_thread_that_is_changing_it(self):
         pool = _processes.SpawnBackend(WorkerSpec(n_workers=1))
         pool.warm_up()
         running, ahead = [
