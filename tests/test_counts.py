@@ -304,7 +304,7 @@ BEFORE_WORKERS = """
     pmap._pools pmap._registry pmap._resources pmap._size pmap._standard pmap._warn pmap._work pmap.backend
     pmap.errors
     pmap_backends pmap_backends._child pmap_backends._item pmap_backends._launch pmap_backends._life
-    pmap_backends._link pmap_backends._listen pmap_backends._processes
+    pmap_backends._link pmap_backends._listen pmap_backends._processes pmap_backends._worker
 """
 
 #: What workers import, before their first task.

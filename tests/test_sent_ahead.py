@@ -26,11 +26,11 @@ import pmap
 from pmap import _window
 from pmap.backend import Task, WorkerSpec, execute
 from pmap.errors import PartitionTimeoutError, WorkerDiedError
-from pmap_backends import _link, _processes
+from pmap_backends import _link, _processes, _worker
 
 N = 1000
 DF = pl.DataFrame({"x": range(N)})
-AT_ONCE = 1 + _processes._BRIEF_AHEAD
+AT_ONCE = 1 + _worker.BRIEF_AHEAD
 IN_FLIGHT = 5 * AT_ONCE
 
 pytestmark = pytest.mark.skipif(
@@ -49,13 +49,13 @@ def options(request):
 @pytest.fixture
 def depths(monkeypatch):
     """Of each partition in the order of their sending, how many were in its worker then."""
-    found, give = [], _processes._Worker.give
+    found, give = [], _worker.Worker.give
 
     def seen(worker, item):
         found.append(len(worker.items) + 1)
         return give(worker, item)
 
-    monkeypatch.setattr(_processes._Worker, "give", seen)
+    monkeypatch.setattr(_worker.Worker, "give", seen)
     return found
 
 
@@ -192,7 +192,7 @@ class TestWhoIsSentAhead:
 
     def test_those_whose_messages_do_not_fit_are_not(self, depths, monkeypatch):
         """They come by another way, from which nothing can be taken back."""
-        for module in (_link, _processes):
+        for module in (_link, _worker):
             monkeypatch.setattr(module, "LONGEST", 4096)
         with pmap.config(n_partitions=100):
             assert pmap.map_partitions(wide(100), lambda part: part).equals(wide(100))

@@ -29,15 +29,15 @@ from pmap.errors import BackendError, WorkerDiedError, WorkerStartError
 from pmap_backends._child import READY, REFUSED
 from pmap_backends._item import Item
 from pmap_backends._launch import ForkserverLauncher, SpawnLauncher
-from pmap_backends._link import HAS_INBOX, LONGEST
 from pmap_backends._listen import Listener
+from pmap_backends._worker import BRIEF_AHEAD, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from concurrent.futures import Future
 
     from pmap.backend import Task, WorkerSpec
-    from pmap_backends._launch import Launcher, WorkerProcess
+    from pmap_backends._launch import Launcher
 
 __all__ = ["ForkserverBackend", "SpawnBackend"]
 
@@ -45,73 +45,8 @@ __all__ = ["ForkserverBackend", "SpawnBackend"]
 _START_TIMEOUT = 60.0
 #: Workers that may die in a row before their first task.
 _MAX_START_FAILURES = 3
-#: Tasks that wait in a worker behind the one that it runs; the same of brief ones, and the bytes of each
-#: of these at most: together there must be room for them. Where they could not be taken back none waits.
-_AHEAD, _BRIEF_AHEAD = (1, 7) if HAS_INBOX else (0, 0)
-_BRIEF_BYTES = 8 * 1024
 #: Later tasks that may be over before one that was sent ahead is begun: for each that workers have.
 _OVERTAKEN = 2
-
-
-class _Worker:
-    """One process, and what it was given."""
-
-    def __init__(self, process: WorkerProcess, max_tasks: int | None) -> None:
-        self.process = process
-        self.ready = False
-        self.started = time.monotonic()
-        self.items: deque[Item] = deque()  #: what it runs, and what was sent ahead
-        self._left = max_tasks
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether it has had all the tasks it may have."""
-        return self._left == 0
-
-    @property
-    def begun(self) -> int:
-        """The number of the task that it runs."""
-        return self.items[0].number
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it has nothing to do, and may be given something."""
-        return self.ready and not self.items and not self.exhausted
-
-    def has_room_for(self, task: Task) -> bool:
-        """Whether the task may be sent ahead; to one that has something to do."""
-        if self.exhausted or max(len(task.payload), len(self.items[-1].task.payload)) > LONGEST:
-            return False  # what does not come through the inbox alone can not be taken back
-        is_brief = task.is_brief and len(task.payload) <= _BRIEF_BYTES
-        return len(self.items) <= (_BRIEF_AHEAD if is_brief else _AHEAD)
-
-    def give(self, item: Item) -> bool:
-        """Send its payload; whether there was room for it."""
-        is_sent = self.process.link.send(item.task.payload, item.number)
-        if not is_sent and self.items:
-            return False
-        self.items.append(item)
-        if self._left is not None:
-            self._left -= 1
-        if not is_sent:  # the system grants none: its end is heard, and another one is tried
-            self.process.kill()
-        return True
-
-    def take_back(self) -> list[Item]:
-        """What was sent ahead and it has not read yet."""
-        if len(self.items) <= 1:  # that is what it runs
-            return []
-        numbers = self.process.link.take_back()
-        taken = [item for item in self.items if item.number in numbers]
-        for item in taken:
-            self.items.remove(item)
-        if self._left is not None:
-            self._left += len(taken)
-        return taken
-
-    def finish(self) -> Item | None:
-        """What it has run: its reply is there."""
-        return self.items.popleft() if self.items else None
 
 
 class _ProcessPool:
@@ -125,7 +60,7 @@ class _ProcessPool:
             n_workers=spec.n_workers,
             killable=True,
             owns_workers=True,
-            sends_ahead=_BRIEF_AHEAD,
+            sends_ahead=BRIEF_AHEAD,
         )
         self._spec = spec
         self._env = spec.environment()
@@ -134,7 +69,7 @@ class _ProcessPool:
         self._changed = threading.Condition(self._lock)  # a worker is ready, or has gone
         self._numbers = itertools.count()
         self._waiting: deque[Item] = deque()
-        self._workers: dict[int, _Worker] = {}  # by the descriptor of their link
+        self._workers: dict[int, Worker] = {}  # by the descriptor of their link
         self._start_failures = 0
         self._closed = False
         self._listener = Listener(self._hear, self._check_starting)
@@ -229,7 +164,7 @@ class _ProcessPool:
                 self._waiting.appendleft(item)
                 return
 
-    def _worker_for(self, task: Task) -> _Worker | None:
+    def _worker_for(self, task: Task) -> Worker | None:
         """One that is free; if none ever will be before others are, the one with the least to do."""
         workers = self._workers.values()
         free = next((worker for worker in workers if worker.is_free), None)
@@ -264,14 +199,14 @@ class _ProcessPool:
             for _ in range(min(room, len(self._waiting) - n_starting)):
                 self._start_worker(may_fail=bool(self._workers))
 
-    def _start_worker(self, *, may_fail: bool) -> _Worker | None:
+    def _start_worker(self, *, may_fail: bool) -> Worker | None:
         try:
             process = self._launcher.start()
         except WorkerStartError:
             if may_fail:
                 return None  # those that run will do
             raise
-        worker = _Worker(process, self._spec.max_tasks_per_child)
+        worker = Worker(process, self._spec.max_tasks_per_child)
         fd = process.link.fileno()
         self._workers[fd] = worker
         self._listener.register(fd)
@@ -304,7 +239,7 @@ class _ProcessPool:
                 self._changed.notify_all()
                 self._assign()
 
-    def _finish(self, fd: int, worker: _Worker, message: bytes) -> None:
+    def _finish(self, fd: int, worker: Worker, message: bytes) -> None:
         item: Item | None = None
         try:
             with self._lock:
@@ -319,7 +254,7 @@ class _ProcessPool:
         if retire:
             self._bury(fd, worker)
 
-    def _bury(self, fd: int, worker: _Worker) -> None:
+    def _bury(self, fd: int, worker: Worker) -> None:
         """A worker is gone, or is let go: blame the task that it ran, keep the others."""
         with self._lock:
             if self._workers.pop(fd, None) is None:
@@ -403,7 +338,7 @@ class _ProcessPool:
         self._listener.close()
         self._end(workers)
 
-    def _end(self, workers: list[_Worker]) -> None:
+    def _end(self, workers: list[Worker]) -> None:
         for worker in workers:
             if worker.items:
                 worker.process.kill()  # it would not see that its link closes before it is done
