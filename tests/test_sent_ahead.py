@@ -32,6 +32,7 @@ N = 1000
 DF = pl.DataFrame({"x": range(N)})
 AT_ONCE = 1 + _worker.BRIEF_AHEAD
 IN_FLIGHT = 5 * AT_ONCE
+LARGE = _window._LARGE
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="other systems have no inboxes"
@@ -56,6 +57,20 @@ def depths(monkeypatch):
         return give(worker, item)
 
     monkeypatch.setattr(_worker.Worker, "give", seen)
+    return found
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The numbers of tasks that were taken back from workers, in that order."""
+    found, take_back = [], _worker.Worker.take_back
+
+    def seen(worker):
+        items = take_back(worker)
+        found.extend(item.number for item in items)
+        return items
+
+    monkeypatch.setattr(_worker.Worker, "take_back", seen)
     return found
 
 
@@ -173,6 +188,21 @@ class TestWhoIsSentAhead:
         pmap.map_partitions(DF.head(2), nap, n_partitions=2)
         assert depths == [1, 1]
 
+    def test_one_alone_is_where_a_worker_is_done_first(self, taken, tmp_path):
+        """Of large partitions one is ready for two workers: where it is sent, it is begun, as a rule."""
+
+        def in_turn(part):
+            index = pmap.current_partition().index
+            time.sleep(0.03)  # it takes longer than the next one's way here
+            while index and not (tmp_path / str(index - 1)).exists():
+                time.sleep(0.0005)
+            (tmp_path / str(index)).touch()
+            return part.head(1)
+
+        large = pl.DataFrame({"x": range(8 * LARGE // 8)})
+        assert pmap.map_partitions(large, in_turn, n_partitions=8).height == 8
+        assert len(taken) <= 2
+
     def test_no_more_than_there_are_descriptors_for(self, monkeypatch):
         """Each that is in flight takes some."""
         monkeypatch.setattr(_window, "open_files_limit", lambda: 64)
@@ -228,7 +258,7 @@ class TestWhatWaitsBehindALongOne:
         with call_that_hangs(options, tmp_path, N // 2):
             assert pmap.map_partitions(DF, lambda part: part).equals(DF)  # by the other worker
 
-    def test_of_another_call_although_its_own_call_goes_on(self, options, begun, tmp_path):
+    def test_of_another_call_although_its_own_call_goes_on(self, options, begun, taken, tmp_path):
         """Whose partitions keep the other worker busy, and so would be given to it, all of them."""
 
         def noting(part):
@@ -236,10 +266,35 @@ class TestWhatWaitsBehindALongOne:
             return nap(part)
 
         with call_that_hangs(options, tmp_path, 50, noting):
-            for _ in range(3):
-                pmap.map_partitions(DF.head(4), lambda part: part, n_partitions=4)
+            for n in (4, 4, 4, 1, 1, 1, 1, 1):
+                pmap.map_partitions(DF.head(n), lambda part: part, n_partitions=n)
             n_begun = len(begun.read())
         assert n_begun < N - 100
+        assert max(Counter(taken).values()) < 10  # and is not sent there again and again
+
+    def test_goes_before_what_came_later(self, begun, tmp_path):
+        """To a worker that is new, while the long one goes on."""
+        os.mkfifo(tmp_path / "goes on")
+
+        def hangs_or_dies(part):
+            begun()
+            index = pmap.current_partition().index
+            if index == 0:
+                (tmp_path / "goes on").read_text()
+            if index == 1 and first_time(tmp_path / "died"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return part
+
+        rows = DF.head(8)
+        with pmap.config(n_partitions=8, maintain_order=False, retries=1):
+            results = pmap.iter_partitions(rows, hangs_or_dies)
+            found = [next(results)["x"].item()]
+            (tmp_path / "goes on").write_text("now")
+            found += [part["x"].item() for part in results]
+        assert sorted(found) == list(range(8))
+        order = [index for index, _ in begun.read()]
+        assert set(order[:2]) == {0, 1}
+        assert order[2] == 2
 
     def test_while_workers_read_at_the_same_time(self, begun):
         """Each is run by one of those who may have it, and by no other."""

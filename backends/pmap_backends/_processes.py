@@ -45,7 +45,8 @@ __all__ = ["ForkserverBackend", "SpawnBackend"]
 _START_TIMEOUT = 60.0
 #: Workers that may die in a row before their first task.
 _MAX_START_FAILURES = 3
-#: Later tasks that may be over before one that was sent ahead is begun: for each that workers have.
+#: Later tasks that may be over before one that was sent ahead is begun, and the same of one that runs,
+#: unless that takes long: for each that workers have.
 _OVERTAKEN = 2
 
 
@@ -68,6 +69,7 @@ class _ProcessPool:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # a worker is ready, or has gone
         self._numbers = itertools.count()
+        self._overtaken = 0  # by later tasks that are over are those with a smaller number
         self._waiting: deque[Item] = deque()
         self._workers: dict[int, Worker] = {}  # by the descriptor of their link
         self._start_failures = 0
@@ -151,11 +153,16 @@ class _ProcessPool:
     def _assign(self) -> None:
         """Give what waits to workers that are free, and have more started if that is not enough.
 
-        Once all are at work one more is sent ahead to each. A worker to which nothing is left to be
-        given gets what waits in another.
+        Once all are at work one more is sent ahead to each. Who is free gets what has waited longest,
+        be it in another worker.
         """
-        while self._waiting or self._take_back():
-            worker = self._worker_for(self._waiting[0].task)
+        while True:
+            free = next((worker for worker in self._workers.values() if worker.is_free), None)
+            if free is not None:
+                self._take_back()
+            if not self._waiting:
+                return
+            worker = free or self._first_with_room(self._waiting[0].task)
             if worker is None:
                 self._grow()
                 return
@@ -164,31 +171,34 @@ class _ProcessPool:
                 self._waiting.appendleft(item)
                 return
 
-    def _worker_for(self, task: Task) -> Worker | None:
-        """One that is free; if none ever will be before others are, the one with the least to do."""
+    def _first_with_room(self, task: Task) -> Worker | None:
+        """The worker with the least to do, if none will be free before others are."""
         workers = self._workers.values()
-        free = next((worker for worker in workers if worker.is_free), None)
-        if free is not None or len(workers) < self._spec.n_workers or not self._is_settled():
-            return free
-        # of those that have as much the one that has begun last: another may be at work for long
+        if len(workers) < self._spec.n_workers or not self._is_settled():
+            return None
         with_room = (worker for worker in workers if worker.has_room_for(task))
-        return min(with_room, key=lambda worker: (len(worker.items), -worker.begun), default=None)
+        return min(with_room, key=self._expected, default=None)
 
-    def _take_back(self) -> bool:
-        """Have tasks wait for a worker that is free, which were to wait for one that is not."""
-        workers = self._workers.values()
-        if not any(worker.is_free for worker in workers):
-            return False
-        fullest = max(workers, key=lambda worker: len(worker.items))
-        self._waiting.extend(fullest.take_back())
-        return bool(self._waiting)
+    def _expected(self, worker: Worker) -> tuple[int, bool, int]:
+        """Sorts workers by when they will be done: who has begun first first, unless that takes long."""
+        return len(worker.items), worker.begun < self._overtaken, worker.begun
+
+    def _take_back(self) -> None:
+        """Have those wait for a free worker that wait in one that is not, unless others waited before."""
+        with_more = (worker for worker in self._workers.values() if len(worker.items) > 1)
+        oldest = min(with_more, key=lambda worker: worker.items[1].number, default=None)
+        if oldest is None:
+            return
+        if not self._waiting or oldest.items[1].number < self._waiting[0].number:
+            self._waiting.extendleft(reversed(oldest.take_back()))
 
     def _take_overtaken(self, latest: Item) -> None:
         """Have tasks wait again that many later ones have overtaken, as what they are behind takes long."""
         workers = self._workers.values()
-        too_late = latest.number - _OVERTAKEN * sum(len(worker.items) for worker in workers)
+        n_given = sum(len(worker.items) for worker in workers)
+        self._overtaken = latest.number - _OVERTAKEN * n_given
         for worker in workers:
-            if len(worker.items) > 1 and worker.items[1].number < too_late:
+            if len(worker.items) > 1 and worker.items[1].number < self._overtaken:
                 self._waiting.extendleft(reversed(worker.take_back()))
 
     def _grow(self) -> None:
