@@ -78,7 +78,7 @@ def map_partitions(  # noqa: PLR0913  the public face
         Not yet: pass ``frame.partition_by(by)`` as the first argument.
     n_partitions
         Exactly ``min(n_partitions, rows)`` contiguous partitions. [by rows, bytes, `n_jobs`: four a
-        worker or more, after two small ones]
+        worker or more, the first and the last of them the smallest]
     chunk_size
         Rows a partition, but the last.
     schema

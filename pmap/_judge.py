@@ -15,7 +15,6 @@ from pmap._earlier import Earlier, Seen, Tried, forget, recall, remember
 from pmap._figures import figures
 from pmap._gauge import Usage
 from pmap._pace import Pace
-from pmap._partition import SMALL_PARTITIONS
 from pmap._size import estimate
 from pmap._ways import CALLER, Left, Way, Ways, is_frozen
 
@@ -33,6 +32,8 @@ _ENOUGH_SECONDS = 0.01
 #: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.75)
+#: So few calls, all of them short, are no measure of such a mixture.
+_FEW_CALLS = 2
 #: While a partition runs, what was decided holds until it has taken so many times as long.
 _SO_MUCH_MORE = 1.25
 #: A share below is not worth a word.
@@ -328,7 +329,7 @@ def _enough_seconds(usage: Usage, n_calls: int) -> float:
     """
     least, most = _MIXED
     pool = usage.pool_share or 0.0
-    if n_calls <= SMALL_PARTITIONS and least < pool < most:
+    if n_calls <= _FEW_CALLS and least < pool < most:
         return _ENOUGH_OF_MIXED
     is_idle = usage.cores < _IDLE_CORES and pool <= least
     return _ENOUGH_SECONDS if n_calls > 1 or is_idle else _ENOUGH_OF_ONE

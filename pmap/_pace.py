@@ -6,13 +6,17 @@ import math
 
 __all__ = ["Pace"]
 
+#: Rows of a partition that is not small: of those of the average one.
+_FULL = 2 / 3
+#: What a larger one is taken to take at most, of what a small one took.
+_MOST_STRETCHED = 2.0
+
 
 class Pace:
     """Seconds a row of the partitions of a job.
 
-    A function may take its time for each call, for each row, or both. So what a partition took is
-    only stretched to one that is twice as large at most; to a larger one, it is the least that this
-    takes.
+    A function may take its time for each call, for each row, or both. So what a small partition took is
+    stretched to those that are larger, but not to more than twice as much.
 
     Parameters
     ----------
@@ -26,7 +30,7 @@ class Pace:
         self.seconds, self.rows_timed = 0.0, 0  #: of those that were not skipped
         self._full_seconds, self._full_rows = 0.0, 0
         self._best_rate = math.inf
-        self._least_of_small = 0.0
+        self._of_small: tuple[float, int] | None = None  # seconds, the least, and rows
 
     def skip(self, rows: int) -> None:
         """A partition is done that says nothing about the others."""
@@ -43,10 +47,12 @@ class Pace:
             self._full_rows += rows
             self._best_rate = min(self._best_rate, seconds / max(1, rows))
         else:
-            self._least_of_small = min(self._least_of_small or math.inf, seconds)
+            self._of_small = min(self._of_small or (math.inf, 0), (seconds, rows))
 
     def _is_full(self, rows: int) -> bool:
-        return not self._rows or not self._count or 2 * rows * self._count >= self._rows
+        if not self._rows or not self._count:
+            return True
+        return rows >= _FULL * self._rows / self._count
 
     def n_left(self, *, running: bool) -> int | None:
         """Partitions that nobody has begun."""
@@ -60,11 +66,16 @@ class Pace:
         """Of the plain loop, without the partition that runs; that one takes so long at least."""
         if self._rows is None or self._count is None:
             return self.seconds + running_seconds
-        n_left = self.n_left(running=running_rows > 0) or 0
+        rows_left = self.rows_left(running_rows)
         seconds, rows = self._full_seconds, self._full_rows
         if running_rows and self._is_full(running_rows):
             seconds, rows = seconds + running_seconds, rows + running_rows
-        by_rows = (
-            min(seconds / rows, self._best_rate) * self.rows_left(running_rows) if rows else 0.0
-        )
-        return max(by_rows, self._least_of_small * n_left)
+        by_rows = min(seconds / rows, self._best_rate) * rows_left if rows else 0.0
+        return max(by_rows, self._by_small(rows_left, self.n_left(running=running_rows > 0) or 0))
+
+    def _by_small(self, rows_left: int, n_left: int) -> float:
+        if self._of_small is None or not n_left:
+            return 0.0
+        seconds, rows = self._of_small
+        times_larger = rows_left / n_left / max(1, rows)
+        return seconds * n_left * min(_MOST_STRETCHED, max(1.0, times_larger))

@@ -23,14 +23,11 @@ __all__ = ["Partition", "Split", "partitions_of_frame", "partitions_of_stream"]
 #: Several partitions a worker, so that skew evens out.
 PARTITIONS_PER_WORKER = 4
 
-#: Their sizes, a quarter of them after the other, on average 8: what is done last is cut finest, as by
-#: factoring (Hummel, Schonberg and Flynn 1992). A frame that is sorted often has most work at its end,
-#: and no worker is left alone for long, whatever made it slower than the others.
-_SIZES = (10, 10, 8, 4)
-
-#: Small ones, of size 1, come before them: where the rest is done fastest is known from them, before
-#: much time has gone by. The first call of a function is often slow; hence two.
-SMALL_PARTITIONS = 2
+#: Their sizes, a quarter of them after the other. What is done last is cut fine, as by factoring (Hummel,
+#: Schonberg and Flynn 1992): a frame that is sorted often has most work at its end, and no worker is left
+#: alone for long, whatever made it slower than the others. So is what is done first: where the rest is done
+#: fastest is known before much time has gone by.
+_SIZES = (1, 3, 3, 1)
 
 #: Partitions that are larger than this on average are cut further: bytes.
 MAX_PARTITION_BYTES = 256 * 1024 * 1024
@@ -85,8 +82,8 @@ def partitions_of_frame(
         ``n_partitions=k`` gives exactly ``min(k, rows)``, whose sizes differ by at most
         one row; ``chunk_size=c`` gives `c` rows each but the last.
     n_workers
-        Used only where `split` says nothing: then for each worker there are some, the last ones
-        smaller than the first, after two small ones.
+        Used only where `split` says nothing: then for each worker there are some, the first and the
+        last ones smaller than the others.
     """
     row_bytes = size / max(1, frame.height)
     bounds = _bounds(frame.height, size, split, n_workers)
@@ -102,7 +99,7 @@ def _bounds(rows: int, size: int, split: Split, n_workers: int) -> list[int]:
     if split.n_partitions is not None:
         return _equal(rows, split.n_partitions)
     count = max(PARTITIONS_PER_WORKER * n_workers, -(-size // MAX_PARTITION_BYTES))
-    sizes = [*[1] * SMALL_PARTITIONS, *(_SIZES[len(_SIZES) * i // count] for i in range(count))]
+    sizes = [_SIZES[len(_SIZES) * i // count] for i in range(count)]
     whole = sum(sizes)
     if n_workers == 1 or rows < whole:
         return _equal(rows, count)

@@ -318,6 +318,6 @@ class TestHowItIsSaid:
     def test_not_where_something_failed(self):
         with (
             pmap.config(on_error="skip"),
-            pytest.warns(pmap.errors.PmapWarning, match="10 of 10"),
+            pytest.warns(pmap.errors.PmapWarning, match="8 of 8"),
         ):
             pmap.map_partitions(SMALL, lambda part: 1 / 0, backend="spawn")

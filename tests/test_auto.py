@@ -25,6 +25,7 @@ from pmap._figures import Figures
 from pmap._weight import import_seconds, pickling_seconds
 
 SMALL = pl.DataFrame({"x": range(1000)})
+PARTS = 8  # that it is cut into for two workers
 LARGE = pl.DataFrame({"x": range(2_000_000)})
 
 two_workers = pytest.mark.usefixtures("two_cpus")
@@ -74,7 +75,7 @@ def new_figures(monkeypatch):
 
 def recalled(function):
     """What was shown of it with partitions of `SMALL`."""
-    return _earlier.recall(function, SMALL.height / 10)
+    return _earlier.recall(function, SMALL.height / PARTS)
 
 
 def shown_by_calls_of(function):
@@ -129,6 +130,20 @@ class TestWhereItGoes:
         pmap.map_partitions(SMALL, workers.double, backend=_plan.default_process_backend()[0])
         assert backend_of(near, pl.DataFrame({"x": np.linspace(0, 1, 120)})) == "threads"
 
+    def test_small_partitions_tell_of_larger_ones(self, monkeypatch):
+        """Which may take longer, as they are larger: none of them need be done before it leaves."""
+        new_figures(monkeypatch)
+
+        def by_rows(part):
+            end = time.thread_time() + 0.0018 * part.height
+            while time.thread_time() < end:
+                sum(range(1000))
+            return part
+
+        assert backend_of(by_rows) == _plan.default_process_backend()[0]
+        took = re.search(r"partitions? took (\S+) s in the caller", str(pmap.last_report().plan))[1]
+        assert float(took) < 0.0018 * SMALL.height * (2.5 / 16)
+
     def test_polars_needs_no_processes(self):
         """Threads only where its pool leaves a CPU idle, as with work that one thread of it does."""
         assert backend_of(workers.polish, LARGE) in {"serial", "threads"}
@@ -138,7 +153,7 @@ class TestWhereItGoes:
         """However quick the small ones before it were."""
 
         def by_size(part):
-            return workers.polish(part if part.height > LARGE.height // 20 else part.head(3))
+            return workers.polish(part if part.height > LARGE.height // 10 else part.head(3))
 
         pmap.map_partitions(LARGE, by_size)
         assert pmap.last_report().timings["pool_seconds"][2] > 0
@@ -195,7 +210,7 @@ class TestWhatEarlierCallsHaveShown:
 
     def test_the_first_partitions_may_be_the_quick_ones(self):
         def slow_at_the_end(part):
-            end = time.thread_time() + (0.6 if pmap.current_partition().index >= 8 else 0.01)
+            end = time.thread_time() + (0.6 if pmap.current_partition().index >= 6 else 0.01)
             while time.thread_time() < end:
                 sum(range(1000))
             return part
@@ -432,7 +447,7 @@ class TestItsResults:
         assert pmap.map_partitions(SMALL, function).equals(SMALL)
         parts = list(pmap.iter_partitions(SMALL, function))
         assert pl.concat(parts).equals(SMALL)
-        assert len(parts) == 10
+        assert len(parts) == PARTS
 
     def test_take_one_call_for_each_partition(self, tmp_path):
         def noting(part):
@@ -442,7 +457,7 @@ class TestItsResults:
 
         pmap.map_partitions(SMALL, noting)
         assert pmap.last_report().plan.backend != "serial"
-        assert sorted(map(int, (tmp_path / "calls").read_text().split())) == list(range(10))
+        assert sorted(map(int, (tmp_path / "calls").read_text().split())) == list(range(PARTS))
 
     def test_of_a_stream_are_read_in_the_callers_thread(self):
         readers = set()
@@ -503,7 +518,10 @@ class TestItsErrors:
             sizes = list(pmap.iter_partitions(SMALL, lambda part: part.height, backend="serial"))
         with pytest.raises(ZeroDivisionError, match=f"in {bad}"):
             pmap.map_partitions(SMALL, failing)
-        with pmap.config(on_error="skip"), pytest.warns(pmap.errors.PmapWarning, match="1 of 10"):
+        with (
+            pmap.config(on_error="skip"),
+            pytest.warns(pmap.errors.PmapWarning, match=f"1 of {PARTS}"),
+        ):
             assert pmap.map_partitions(SMALL, failing).height == 1000 - sizes[bad]
 
     def test_leave_nothing_behind(self):
