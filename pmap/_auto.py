@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, cast
 
 from pmap._background import quick_turns, start_helper
+from pmap._imported import own_imports
 from pmap._interrupts import give_way
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Ahead:
             leg.close()
 
     def _open(self, leg: Leg) -> None:
-        leg.open()
+        with own_imports():
+            leg.open()
         leg.warm_up()
         if self._may_begin and not self._abandoned:
             self._gate.close()

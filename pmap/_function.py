@@ -35,7 +35,7 @@ BULKY = frozenset({"polars", "numpy", "pyarrow", "pandas", "scipy"})
 
 
 #: Those that were found to pickle: to find it out takes half a millisecond.
-_checked: weakref.WeakSet[types.FunctionType] = weakref.WeakSet()
+_checked: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def name_of(function: object) -> str:
@@ -111,10 +111,11 @@ def check_picklable(function: object) -> None:
     UnpicklableFunctionError
         As `dump_function`.
     """
-    if isinstance(function, types.FunctionType) and function in _checked:
+    has_identity = type(function) in {types.FunctionType, functools.partial}
+    if has_identity and function in _checked:
         return
     _check_picklable(function)
-    if isinstance(function, types.FunctionType):
+    if has_identity:
         _checked.add(function)
 
 

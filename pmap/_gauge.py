@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pmap._clocks import cpu_clock, page_faults, pool_seconds, system_seconds, waited_seconds
+from pmap._imported import n_imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ __all__ = ["Gauge", "Usage", "total"]
 #: GIL, and when nobody does, as what it takes (0.2 ms, on a machine that is busy) is then for the
 #: report alone. Seconds.
 _WORTH_A_LOOK, _WORTH_REPORTING = 0.005, 0.05
-#: Calls that are looked at closely in any case: of the two small partitions, which may be so quick that
+#: Calls that are looked at closely in any case: of two small partitions, which may be so quick that
 #: they tell little, and of a large one.
 _LOOKED_AT = 3
 #: Looks, or seconds of looking, from which on a share of them means something.
@@ -175,7 +176,7 @@ class _Clocks:
         self._system = system_seconds(self._thread) if closely else None
         self._pool = pool_seconds() if closely and alone else None
         self._faults = page_faults() if closely and alone else None
-        self._modules = len(sys.modules)
+        self._modules = n_imported()
         self._others = time.process_time()
         self._cpu = self._cpu_seconds()
         self._wall = time.perf_counter()
@@ -192,7 +193,7 @@ class _Clocks:
         if self._system is not None:
             system = (system_seconds(self._thread) or 0.0) - self._system
         faults = None if self._faults is None else (page_faults() or 0) - self._faults
-        imported = len(sys.modules) - self._modules
+        imported = n_imported() - self._modules
         return Usage(
             wall,
             cpu,

@@ -14,6 +14,7 @@ import polars as pl
 from pmap._earlier import Earlier, Seen, Tried, forget, recall, remember
 from pmap._figures import figures
 from pmap._gauge import Usage
+from pmap._imported import own_imports
 from pmap._pace import Pace
 from pmap._size import estimate
 from pmap._ways import CALLER, Left, Way, Ways, is_frozen
@@ -279,7 +280,8 @@ class Judge:
             self._pace.rows_left(running_rows),
             self._pace.n_left(running=running_rows > 0),
         )
-        self._choose(self._seen._replace(usage=usage), left)
+        with own_imports():  # of backends that are asked for the first time
+            self._choose(self._seen._replace(usage=usage), left)
 
     def _choose(self, seen: Seen, left: Left, *, at_once: bool = False) -> None:
         others = self._costs.others(seen, left, self._earlier, started=at_once)

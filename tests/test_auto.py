@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -143,6 +144,28 @@ class TestWhereItGoes:
         assert backend_of(by_rows) == _plan.default_process_backend()[0]
         took = re.search(r"partitions? took (\S+) s in the caller", str(pmap.last_report().plan))[1]
         assert float(took) < 0.0018 * SMALL.height * (2.5 / 16)
+
+    def test_what_pmap_imports_meanwhile_is_not_the_functions(self):
+        """Who imports much is not judged by that; here every partition counts, from the first call on."""
+        program = """
+import re, time, polars as pl, pmap
+def spin(part):
+    end = time.thread_time() + 0.06
+    while time.thread_time() < end:
+        sum(range(1000))
+    return part
+pmap.map_partitions(pl.DataFrame({"x": range(1000)}), spin, n_jobs=2)
+report = pmap.last_report()
+seconds = re.search(r"8 partitions took (\\S+) s", str(report.plan))[1]
+print(float(seconds) / report.timings["function_seconds"].sum())
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert float(done.stdout) > 0.95
 
     def test_polars_needs_no_processes(self):
         """Threads only where its pool leaves a CPU idle, as with work that one thread of it does."""

@@ -262,6 +262,22 @@ def test_the_function_is_pickled_once_a_call(process_backend, n_partitions):
     assert Counting.pickled == 1
 
 
+def wrapped(function):
+    def wrapper(part):
+        return function(part)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("make", [partial, wrapped])
+def test_a_function_that_stays_in_the_caller_is_pickled_once(make):
+    """To know that it could go elsewhere; not again in later calls."""
+    Counting.pickled, function = 0, make(Counting())
+    for _ in range(3):
+        call(frame_of(1_000), function, "auto")
+    assert Counting.pickled == 1
+
+
 # Calls of the function.
 
 
@@ -310,7 +326,7 @@ BEFORE_WORKERS = """
 #: What workers import, before their first task.
 IN_WORKERS = """
     pmap pmap._allocator pmap._apply pmap._background pmap._board pmap._clocks pmap._cloudpickled pmap._context pmap._dtypes pmap._function
-    pmap._gauge pmap._interrupts pmap._looker pmap._output pmap._pages pmap._plain pmap._resources pmap._segment pmap._size
+    pmap._gauge pmap._imported pmap._interrupts pmap._looker pmap._output pmap._pages pmap._plain pmap._resources pmap._segment pmap._size
     pmap._standard pmap._transport pmap._transport._closure pmap._transport._columns pmap._transport._files
     pmap._transport._needed pmap._transport._nodes pmap._transport._parcel pmap._transport._places
     pmap._transport._receive pmap._transport._send pmap._transport._shelf pmap._transport._touched
