@@ -33,7 +33,7 @@ from pmap_backends._listen import Listener
 from pmap_backends._worker import BRIEF_AHEAD, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from concurrent.futures import Future
 
     from pmap.backend import Task, WorkerSpec
@@ -45,9 +45,8 @@ __all__ = ["ForkserverBackend", "SpawnBackend"]
 _START_TIMEOUT = 60.0
 #: Workers that may die in a row before their first task.
 _MAX_START_FAILURES = 3
-#: Later tasks that may be over before one that was sent ahead is begun, and the same of one that runs,
-#: unless that takes long: for each that workers have.
-_OVERTAKEN = 2
+#: A worker takes long if so many tasks were over while it ran one: for each that workers have.
+_LONG = 2
 
 
 class _ProcessPool:
@@ -69,7 +68,7 @@ class _ProcessPool:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # a worker is ready, or has gone
         self._numbers = itertools.count()
-        self._overtaken = 0  # by later tasks that are over are those with a smaller number
+        self._n_over = 0  # tasks so far
         self._waiting: deque[Item] = deque()
         self._workers: dict[int, Worker] = {}  # by the descriptor of their link
         self._start_failures = 0
@@ -132,7 +131,7 @@ class _ProcessPool:
         with deferred, self._lock:  # what was taken must not be lost by a Ctrl-C
             for worker in self._workers.values():
                 if any(item.future in wanted for item in worker.items):
-                    self._waiting.extendleft(reversed(worker.take_back()))
+                    self._wait_again(worker.take_back())
             found = [item.future for item in self._waiting if item.future in wanted]
             self._waiting = deque(item for item in self._waiting if item.future not in wanted)
             self._assign()
@@ -153,12 +152,12 @@ class _ProcessPool:
     def _assign(self) -> None:
         """Give what waits to workers that are free, and have more started if that is not enough.
 
-        Once all are at work one more is sent ahead to each. Who is free gets what has waited longest,
-        be it in another worker.
+        Once all are at work one more is sent ahead to each. Who is free, or yet to be started, gets what
+        has waited longest, be it in another worker.
         """
         while True:
             free = next((worker for worker in self._workers.values() if worker.is_free), None)
-            if free is not None:
+            if free is not None or len(self._workers) < self._spec.n_workers:
                 self._take_back()
             if not self._waiting:
                 return
@@ -167,39 +166,41 @@ class _ProcessPool:
                 self._grow()
                 return
             item = self._waiting.popleft()
-            if item.claim() and not worker.give(item):
+            if item.claim() and not worker.give(item, self._n_over):
                 self._waiting.appendleft(item)
                 return
 
     def _first_with_room(self, task: Task) -> Worker | None:
-        """The worker with the least to do, if none will be free before others are."""
+        """Of the workers with the least to do who should be done first; none if one will be free before."""
         workers = self._workers.values()
         if len(workers) < self._spec.n_workers or not self._is_settled():
             return None
+        late = self._late()
         with_room = (worker for worker in workers if worker.has_room_for(task))
-        return min(with_room, key=self._expected, default=None)
+        on_time = (worker for worker in with_room if worker.begun >= late)
+        return min(on_time, key=lambda worker: (len(worker.items), worker.begun), default=None)
 
-    def _expected(self, worker: Worker) -> tuple[int, bool, int]:
-        """Sorts workers by when they will be done: who has begun first first, unless that takes long."""
-        return len(worker.items), worker.begun < self._overtaken, worker.begun
+    def _late(self) -> int:
+        """Who began before so many tasks were over takes long: nothing is to wait for that."""
+        return self._n_over - _LONG * sum(len(worker.items) for worker in self._workers.values())
 
     def _take_back(self) -> None:
-        """Have those wait for a free worker that wait in one that is not, unless others waited before."""
-        with_more = (worker for worker in self._workers.values() if len(worker.items) > 1)
-        oldest = min(with_more, key=lambda worker: worker.items[1].number, default=None)
-        if oldest is None:
-            return
-        if not self._waiting or oldest.items[1].number < self._waiting[0].number:
-            self._waiting.extendleft(reversed(oldest.take_back()))
+        """Have those wait for any worker that wait in one, unless others have waited longer."""
+        with_more = [worker for worker in self._workers.values() if len(worker.items) > 1]
+        for worker in sorted(with_more, key=lambda worker: worker.items[1].number):
+            if self._waiting and self._waiting[0].number < worker.items[1].number:
+                return
+            self._wait_again(worker.take_back())
 
-    def _take_overtaken(self, latest: Item) -> None:
-        """Have tasks wait again that many later ones have overtaken, as what they are behind takes long."""
-        workers = self._workers.values()
-        n_given = sum(len(worker.items) for worker in workers)
-        self._overtaken = latest.number - _OVERTAKEN * n_given
-        for worker in workers:
-            if len(worker.items) > 1 and worker.items[1].number < self._overtaken:
-                self._waiting.extendleft(reversed(worker.take_back()))
+    def _wait_again(self, items: Iterable[Item]) -> None:
+        self._waiting = deque(sorted([*items, *self._waiting], key=lambda item: item.number))
+
+    def _take_from_late(self) -> None:
+        """What waits behind a task that takes long need not do so."""
+        late = self._late()
+        for worker in self._workers.values():
+            if len(worker.items) > 1 and worker.begun < late:
+                self._wait_again(worker.take_back())
 
     def _grow(self) -> None:
         """As many are to be starting as there are tasks that wait, up to what there may be."""
@@ -253,9 +254,9 @@ class _ProcessPool:
         item: Item | None = None
         try:
             with self._lock:
-                item = worker.finish()
-                if item is not None:
-                    self._take_overtaken(item)
+                self._n_over += 1
+                item = worker.finish(self._n_over)
+                self._take_from_late()
                 self._assign()
                 retire = worker.exhausted and not worker.items
         finally:
@@ -285,7 +286,7 @@ class _ProcessPool:
                     peak_memory=None if ending is None else ending.peak_memory,
                 )
                 blamed.append((worker.items.popleft().future, died))
-                self._waiting.extendleft(reversed(worker.items))
+                self._wait_again(worker.items)
             if self._closed:  # meanwhile: nobody else will see to what waited in the worker
                 blamed += self._drop_waiting(BackendError("the pool was closed before this ran"))
             else:

@@ -29,17 +29,13 @@ class Worker:
         self.ready = False
         self.started = time.monotonic()
         self.items: deque[Item] = deque()  #: what it runs, and what was sent ahead
+        self.begun = 0  #: how many tasks of the pool were over when it began what it runs
         self._left = max_tasks
 
     @property
     def exhausted(self) -> bool:
         """Whether it has had all the tasks it may have."""
         return self._left == 0
-
-    @property
-    def begun(self) -> int:
-        """The number of the task that it runs."""
-        return self.items[0].number
 
     @property
     def is_free(self) -> bool:
@@ -53,11 +49,13 @@ class Worker:
         is_brief = task.is_brief and len(task.payload) <= _BRIEF_BYTES
         return len(self.items) <= (BRIEF_AHEAD if is_brief else _AHEAD)
 
-    def give(self, item: Item) -> bool:
+    def give(self, item: Item, n_over: int) -> bool:
         """Send its payload; whether there was room for it."""
         is_sent = self.process.link.send(item.task.payload, item.number)
         if not is_sent and self.items:
             return False
+        if not self.items:
+            self.begun = n_over
         self.items.append(item)
         if self._left is not None:
             self._left -= 1
@@ -77,6 +75,7 @@ class Worker:
             self._left += len(taken)
         return taken
 
-    def finish(self) -> Item | None:
+    def finish(self, n_over: int) -> Item | None:
         """What it has run: its reply is there."""
+        self.begun = n_over
         return self.items.popleft() if self.items else None
