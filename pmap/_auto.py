@@ -96,7 +96,7 @@ class Ahead:
             self._begun = True
         leg = self._make(name)
         try:
-            with quick_turns():
+            with quick_turns(), own_imports():
                 self._open(leg)
         except BaseException as exc:  # noqa: BLE001  raised again in the caller
             self._error = exc
@@ -109,8 +109,7 @@ class Ahead:
             leg.close()
 
     def _open(self, leg: Leg) -> None:
-        with own_imports():
-            leg.open()
+        leg.open()
         leg.warm_up()
         if self._may_begin and not self._abandoned:
             self._gate.close()

@@ -194,8 +194,7 @@ class Call:
         if not self._is_auto:
             yield from self._run(stack, self._leg(self._target), ordered=ordered)
             return
-        finished = 0 if self._checkpoint is None else self._checkpoint.rows
-        judge = Judge(self._work, finished, self._spec)
+        judge = self._judge()
         if judge.foresee():
             self._explain(judge)
             yield from self._elsewhere(stack, judge, self._leg(judge.choice), ordered=ordered)
@@ -216,6 +215,16 @@ class Call:
             judge.learn()
             return
         yield from self._elsewhere(stack, judge, ahead.take(), ordered=ordered)
+
+    def _judge(self) -> Judge:
+        if self._checkpoint is None:
+            return Judge(self._work, self._spec)
+        return Judge(
+            self._work,
+            self._spec,
+            n_finished=self._checkpoint.n_finished,
+            finished_rows=self._checkpoint.rows,
+        )
 
     def _elsewhere(
         self, stack: contextlib.ExitStack, judge: Judge, leg: Leg, *, ordered: bool

@@ -156,7 +156,7 @@ class LocalCarrier:
 
     def _run(self, payload: tuple[Partition, int]) -> Answer:
         partition, attempt = payload
-        started, measured = time.time(), self._gauge.measure()
+        started, measured = time.time(), self._gauge.measure(partition.rows)
         value, error = None, cast("BaseException | None", None)
         info = PartitionInfo(
             partition.index,

@@ -26,9 +26,9 @@ __all__ = ["Gauge", "Usage", "total"]
 #: GIL, and when nobody does, as what it takes (0.2 ms, on a machine that is busy) is then for the
 #: report alone. Seconds.
 _WORTH_A_LOOK, _WORTH_REPORTING = 0.005, 0.05
-#: Calls that are looked at closely in any case: of two small partitions, which may be so quick that
-#: they tell little, and of a large one.
-_LOOKED_AT = 3
+#: Calls that are looked at closely in any case: the first ones, and each for so many times more rows than
+#: all before it, as small partitions may be so quick that they tell little.
+_LOOKED_AT, _LARGER = 3, 1.5
 #: Looks, or seconds of looking, from which on a share of them means something.
 _ENOUGH_LOOKS, _ENOUGH_LOOKED = 8, 0.03
 #: Share of the CPU time in Polars' pool from which on the work is Polars', and of the time with
@@ -229,6 +229,7 @@ class Gauge:
         self._alone = alone
         self._looker = looker
         self._last = 0.0
+        self._most_rows = 0
         self._may_wait = True
         self._n_calls = 0
 
@@ -237,12 +238,14 @@ class Gauge:
         """Whether so few calls were measured that the next is looked at in any case."""
         return self._n_calls < _LOOKED_AT
 
-    def measure(self) -> Measured:
-        """A context for one call."""
+    def measure(self, rows: int) -> Measured:
+        """A context for one call, for so many rows."""
         looker = self._looker
         worth = _WORTH_A_LOOK if looker is not None and looker.wants_more() else _WORTH_REPORTING
         is_wanted = looker is None or looker.is_wanted()
-        closely = self._last >= worth or (self.is_new and is_wanted)
+        is_larger = rows > _LARGER * self._most_rows
+        self._most_rows = max(rows, self._most_rows)
+        closely = self._last >= worth or (is_wanted and (self.is_new or is_larger))
         clocks = functools.partial(
             _Clocks, closely=closely, alone=self._alone, may_wait=self._may_wait or self.is_new
         )

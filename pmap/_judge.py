@@ -33,7 +33,7 @@ _ENOUGH_SECONDS = 0.01
 #: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.75)
-#: So few calls, all of them short, are no measure of such a mixture.
+#: So few calls are no measure of such a mixture, nor are more of them if all are small ones.
 _FEW_CALLS = 2
 #: While a partition runs, what was decided holds until it has taken so many times as long.
 _SO_MUCH_MORE = 1.25
@@ -54,17 +54,20 @@ class Judge:
     ----------
     work
         The whole job; of a stream as much is taken to be left as is done already.
-    finished_rows
-        Of it, that need not be run, since a checkpoint has them.
     spec
         The workers that would be started.
+    n_finished, finished_rows
+        Partitions, and rows of them, that need not be run, since a checkpoint has them.
     """
 
-    def __init__(self, work: Work, finished_rows: int, spec: WorkerSpec) -> None:
+    def __init__(
+        self, work: Work, spec: WorkerSpec, *, n_finished: int = 0, finished_rows: int = 0
+    ) -> None:
         self._work = work
         self._spec = spec
         rows = None if work.rows is None else work.rows - finished_rows
-        self._pace = Pace(rows, work.n_partitions)
+        count = None if work.n_partitions is None else work.n_partitions - n_finished
+        self._pace = Pace(rows, count)
         self._lock = threading.Lock()
         self._seen = _NOTHING
         self._elsewhere = _NOTHING
@@ -93,8 +96,8 @@ class Judge:
             return False
         if earlier.trusted[0]:
             self._seen = earlier.here
-            rows_left = self._pace.rows_left()
-            self._foresee(Left(self._usual_seconds(), rows_left, self._work.n_partitions))
+            rows_left, n_left = self._pace.rows_left(), self._pace.n_left(running=False)
+            self._foresee(Left(self._usual_seconds(), rows_left, n_left))
         self._has_foreseen = self.stays or self.choice is not None
         if not self._has_foreseen:
             self._seen = _NOTHING
@@ -271,7 +274,8 @@ class Judge:
                 figures.note_missed(way.name, gain)
 
     def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:
-        enough = _enough_seconds(usage, self._seen.n)
+        n_calls = self._seen.n if self._pace.knows_large else min(self._seen.n, _FEW_CALLS)
+        enough = _enough_seconds(usage, n_calls)
         if self.choice is not None or not self.may_leave or usage.wall < enough:
             return
         seconds = self._pace.seconds_left(running_rows, running_seconds)

@@ -16,7 +16,8 @@ class Pace:
     """Seconds a row of the partitions of a job.
 
     A function may take its time for each call, for each row, or both. So what a small partition took is
-    stretched to those that are larger, but not to more than twice as much.
+    stretched to those that are larger, but not to more than twice as much, and only until one of them
+    is done.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ class Pace:
         self.seconds, self.rows_timed = 0.0, 0  #: of those that were not skipped
         self._full_seconds, self._full_rows = 0.0, 0
         self._best_rate = math.inf
-        self._of_small: tuple[float, int] | None = None  # seconds, the least, and rows
+        self._of_small = (math.inf, 1)  # the least seconds, and rows
 
     def skip(self, rows: int) -> None:
         """A partition is done that says nothing about the others."""
@@ -47,12 +48,17 @@ class Pace:
             self._full_rows += rows
             self._best_rate = min(self._best_rate, seconds / max(1, rows))
         else:
-            self._of_small = min(self._of_small or (math.inf, 0), (seconds, rows))
+            self._of_small = min(self._of_small, (seconds, max(1, rows)))
 
     def _is_full(self, rows: int) -> bool:
         if not self._rows or not self._count:
             return True
         return rows >= _FULL * self._rows / self._count
+
+    @property
+    def knows_large(self) -> bool:
+        """Whether one is done that is not small."""
+        return self._full_rows > 0
 
     def n_left(self, *, running: bool) -> int | None:
         """Partitions that nobody has begun."""
@@ -74,8 +80,8 @@ class Pace:
         return max(by_rows, self._by_small(rows_left, self.n_left(running=running_rows > 0) or 0))
 
     def _by_small(self, rows_left: int, n_left: int) -> float:
-        if self._of_small is None or not n_left:
-            return 0.0
         seconds, rows = self._of_small
-        times_larger = rows_left / n_left / max(1, rows)
-        return seconds * n_left * min(_MOST_STRETCHED, max(1.0, times_larger))
+        if not n_left or seconds == math.inf:
+            return 0.0
+        larger = 1.0 if self.knows_large else rows_left / n_left / rows
+        return seconds * n_left * min(_MOST_STRETCHED, max(1.0, larger))

@@ -215,7 +215,8 @@ class _Attempt:
             raise
 
     def _call(self, ready: _Ready, frame: pl.DataFrame) -> object:
-        message, terms, measured = self._message, self._terms, ready.gauge.measure()
+        message, terms = self._message, self._terms
+        measured = ready.gauge.measure(message.rows)
         info = PartitionInfo(
             message.number, terms.n_partitions, message.attempt, message.rows, terms.seed
         )

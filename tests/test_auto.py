@@ -23,6 +23,8 @@ import workers
 import pmap
 from pmap import _earlier, _judge, _plan, _ways
 from pmap._figures import Figures
+from pmap._imported import n_imported, own_imports
+from pmap._pace import Pace
 from pmap._weight import import_seconds, pickling_seconds
 
 SMALL = pl.DataFrame({"x": range(1000)})
@@ -145,6 +147,30 @@ class TestWhereItGoes:
         took = re.search(r"partitions? took (\S+) s in the caller", str(pmap.last_report().plan))[1]
         assert float(took) < 0.0018 * SMALL.height * (2.5 / 16)
 
+    def test_large_partitions_tell_more_than_small_ones(self):
+        """Of a function that takes as long for few rows as for many."""
+        pace = Pace(16, 8)
+        for rows in (1, 1):
+            pace.note(rows, 1.0)
+        assert pace.seconds_left() == 6 * 2.0
+        pace.note(3, 1.0)
+        assert pace.seconds_left() == 5 * 1.0
+
+    def test_what_a_checkpoint_has_is_not_left(self, tmp_path):
+        """One partition, after that in the caller, is no work for two workers."""
+
+        def fails(part):
+            if pmap.current_partition().index >= 6 and not (tmp_path / "mended").exists():
+                raise ZeroDivisionError
+            return workers.spin(part) if pmap.current_partition().index >= 6 else part
+
+        assert backend_of(workers.spin) == _plan.default_process_backend()[0]  # they are there
+        with pmap.config(checkpoint=tmp_path / "kept", n_partitions=8):
+            with pytest.raises(ZeroDivisionError):
+                pmap.map_partitions(SMALL, fails, backend="serial")
+            (tmp_path / "mended").touch()
+            assert backend_of(fails) == "serial"
+
     def test_what_pmap_imports_meanwhile_is_not_the_functions(self):
         """Who imports much is not judged by that; here every partition counts, from the first call on."""
         program = """
@@ -172,14 +198,16 @@ print(float(seconds) / report.timings["function_seconds"].sum())
         assert backend_of(workers.polish, LARGE) in {"serial", "threads"}
         assert re.search(r"\d% of the CPU time in Polars' own pool", str(pmap.last_report().plan))
 
-    def test_the_first_large_partition_is_looked_at_closely(self):
-        """However quick the small ones before it were."""
+    @pytest.mark.parametrize("n_jobs", [2, 4])
+    def test_the_first_large_partition_is_looked_at_closely(self, n_jobs):
+        """However quick the small ones before it were, of which there is one for each worker."""
+        small = LARGE.height // (6 * n_jobs)
 
         def by_size(part):
-            return workers.polish(part if part.height > LARGE.height // 10 else part.head(3))
+            return workers.polish(part if part.height > small else part.head(3))
 
-        pmap.map_partitions(LARGE, by_size)
-        assert pmap.last_report().timings["pool_seconds"][2] > 0
+        pmap.map_partitions(LARGE, by_size, n_jobs=n_jobs)
+        assert pmap.last_report().timings["pool_seconds"][n_jobs] > 0
 
     def test_polars_that_leaves_a_cpu_idle_goes_to_threads(self):
         """Each operation of a long expression waits for the one before it."""
@@ -461,6 +489,19 @@ class TestWhatEarlierCallsHaveShown:
             pmap.map_partitions(SMALL, short)
             _earlier.forget_all()
         assert figures.missed(processes) == 0
+
+
+def test_imports_of_pmaps_own_may_overlap(monkeypatch):
+    before = n_imported()
+    one, two = own_imports(), own_imports()
+    with one:
+        two.__enter__()
+    monkeypatch.setitem(sys.modules, "pmap_test_of_its_own", pl)
+    assert n_imported() == before
+    two.__exit__(None, None, None)
+    assert n_imported() == before
+    monkeypatch.setitem(sys.modules, "pmap_test_of_the_function", pl)
+    assert n_imported() == before + 1
 
 
 @two_workers
