@@ -32,7 +32,6 @@ N = 1000
 DF = pl.DataFrame({"x": range(N)})
 AT_ONCE = 1 + _worker.BRIEF_AHEAD
 IN_FLIGHT = 5 * AT_ONCE
-LARGE = _window._LARGE
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="other systems have no inboxes"
@@ -117,9 +116,11 @@ def call_that_hangs(options, folder, which, function=lambda part: part):
     thread = threading.Thread(target=hang)
     thread.start()
     assert (folder / "hangs").read_text() == "now"
-    yield
-    (folder / "goes on").write_text("now")
-    thread.join(60)
+    try:
+        yield
+    finally:  # else the thread would outlive a test that fails
+        (folder / "goes on").write_text("now")
+        thread.join(60)
     assert results[0].equals(DF)
 
 
@@ -199,7 +200,7 @@ class TestWhoIsSentAhead:
             (tmp_path / str(index)).touch()
             return part.head(1)
 
-        large = pl.DataFrame({"x": range(8 * LARGE // 8)})
+        large = pl.DataFrame({"x": range(_window._LARGE)})  # 8 bytes a row
         assert pmap.map_partitions(large, in_turn, n_partitions=8).height == 8
         assert len(taken) <= 2
 

@@ -33,7 +33,7 @@ from pmap_backends._listen import Listener
 from pmap_backends._worker import BRIEF_AHEAD, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from concurrent.futures import Future
 
     from pmap.backend import Task, WorkerSpec
@@ -101,7 +101,7 @@ class _ProcessPool:
 
     def _start_all(self) -> None:
         self._listener.start()
-        while len(self._workers) < self._spec.n_workers:
+        while self._n_missing:
             if self._start_worker(may_fail=bool(self._workers)) is None:
                 break
 
@@ -157,7 +157,7 @@ class _ProcessPool:
         """
         while True:
             free = next((worker for worker in self._workers.values() if worker.is_free), None)
-            if free is not None or len(self._workers) < self._spec.n_workers:
+            if free is not None or self._n_missing:
                 self._take_back()
             if not self._waiting:
                 return
@@ -172,11 +172,10 @@ class _ProcessPool:
 
     def _first_with_room(self, task: Task) -> Worker | None:
         """Of the workers with the least to do who should be done first; none if one will be free before."""
-        workers = self._workers.values()
-        if len(workers) < self._spec.n_workers or not self._is_settled():
+        if self._n_missing or not self._is_settled():
             return None
         late = self._late()
-        with_room = (worker for worker in workers if worker.has_room_for(task))
+        with_room = (worker for worker in self._workers.values() if worker.has_room_for(task))
         on_time = (worker for worker in with_room if worker.begun >= late)
         return min(on_time, key=lambda worker: (len(worker.items), worker.begun), default=None)
 
@@ -192,23 +191,27 @@ class _ProcessPool:
                 return
             self._wait_again(worker.take_back())
 
-    def _wait_again(self, items: Iterable[Item]) -> None:
-        self._waiting = deque(sorted([*items, *self._waiting], key=lambda item: item.number))
+    def _wait_again(self, items: Collection[Item]) -> None:
+        if items:
+            self._waiting = deque(sorted([*items, *self._waiting], key=lambda item: item.number))
 
     def _take_from_late(self) -> None:
         """What waits behind a task that takes long need not do so."""
         late = self._late()
         for worker in self._workers.values():
-            if len(worker.items) > 1 and worker.begun < late:
+            if worker.begun < late:
                 self._wait_again(worker.take_back())
+
+    @property
+    def _n_missing(self) -> int:
+        """Workers that there may be and are not, not even starting."""
+        return self._spec.n_workers - len(self._workers)
 
     def _grow(self) -> None:
         """As many are to be starting as there are tasks that wait, up to what there may be."""
-        room = self._spec.n_workers - len(self._workers)
-        if room > 0:
-            n_starting = sum(not worker.ready for worker in self._workers.values())
-            for _ in range(min(room, len(self._waiting) - n_starting)):
-                self._start_worker(may_fail=bool(self._workers))
+        n_starting = sum(not worker.ready for worker in self._workers.values())
+        for _ in range(min(self._n_missing, len(self._waiting) - n_starting)):
+            self._start_worker(may_fail=bool(self._workers))
 
     def _start_worker(self, *, may_fail: bool) -> Worker | None:
         try:
