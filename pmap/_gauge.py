@@ -245,9 +245,10 @@ class Gauge:
         is_wanted = looker is None or looker.is_wanted()
         is_larger = rows > _LARGER * self._most_rows
         self._most_rows = max(rows, self._most_rows)
-        closely = self._last >= worth or (is_wanted and (self.is_new or is_larger))
+        in_any_case = self.is_new or is_larger
+        closely = self._last >= worth or (is_wanted and in_any_case)
         clocks = functools.partial(
-            _Clocks, closely=closely, alone=self._alone, may_wait=self._may_wait or self.is_new
+            _Clocks, closely=closely, alone=self._alone, may_wait=self._may_wait or in_any_case
         )
         return Measured(clocks, self._looker, self._note)
 

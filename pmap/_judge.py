@@ -33,7 +33,7 @@ _ENOUGH_SECONDS = 0.01
 #: cores; shares.
 _ENOUGH_OF_ONE, _ENOUGH_OF_MIXED = 0.05, 0.2
 _IDLE_CORES, _MIXED = 0.2, (0.1, 0.75)
-#: So few calls are no measure of such a mixture, nor are more of them if all are small ones.
+#: So few calls are no measure of such a mixture, nor are more of them if all are for small partitions.
 _FEW_CALLS = 2
 #: While a partition runs, what was decided holds until it has taken so many times as long.
 _SO_MUCH_MORE = 1.25
@@ -204,7 +204,7 @@ class Judge:
 
     def _tells_something(self) -> bool:
         """To later calls: how the function spends its time, or else that it takes hardly any."""
-        if self._seen.usage.wall >= _enough_seconds(self._seen.usage, self._seen.n):
+        if self._is_enough(self._seen.usage):
             return True
         if self.choice is not None or self._pace.seconds >= _ENOUGH_SECONDS:
             return False
@@ -274,9 +274,7 @@ class Judge:
                 figures.note_missed(way.name, gain)
 
     def _decide(self, usage: Usage, running_rows: int = 0, running_seconds: float = 0.0) -> None:
-        n_calls = self._seen.n if self._pace.knows_large else min(self._seen.n, _FEW_CALLS)
-        enough = _enough_seconds(usage, n_calls)
-        if self.choice is not None or not self.may_leave or usage.wall < enough:
+        if self.choice is not None or not self.may_leave or not self._is_enough(usage):
             return
         seconds = self._pace.seconds_left(running_rows, running_seconds)
         left = Left(
@@ -286,6 +284,11 @@ class Judge:
         )
         with own_imports():  # of backends that are asked for the first time
             self._choose(self._seen._replace(usage=usage), left)
+
+    def _is_enough(self, usage: Usage) -> bool:
+        """Whether so much was seen of the function that it can be judged."""
+        n_calls, knows_large = self._seen.n, self._pace.knows_large
+        return usage.wall >= _enough_seconds(usage, n_calls, knows_large=knows_large)
 
     def _choose(self, seen: Seen, left: Left, *, at_once: bool = False) -> None:
         others = self._costs.others(seen, left, self._earlier, started=at_once)
@@ -328,14 +331,15 @@ def _rate(seen: Seen) -> float:
     return seen.usage.wall / max(1, seen.rows)
 
 
-def _enough_seconds(usage: Usage, n_calls: int) -> float:
+def _enough_seconds(usage: Usage, n_calls: int, *, knows_large: bool) -> float:
     """Seconds that the function must have run to be judged, after so many calls.
 
     Who waits for Polars' pool, while that waits for a CPU, looks idle.
     """
     least, most = _MIXED
     pool = usage.pool_share or 0.0
-    if n_calls <= _FEW_CALLS and least < pool < most:
+    tells_little = n_calls <= _FEW_CALLS or not knows_large
+    if tells_little and least < pool < most:
         return _ENOUGH_OF_MIXED
     is_idle = usage.cores < _IDLE_CORES and pool <= least
     return _ENOUGH_SECONDS if n_calls > 1 or is_idle else _ENOUGH_OF_ONE

@@ -176,7 +176,7 @@ class TestWhereItGoes:
         program = """
 import re, time, polars as pl, pmap
 def spin(part):
-    end = time.thread_time() + 0.06
+    end = time.thread_time() + (0.06 if pmap.current_partition().index == 2 else 0.002)
     while time.thread_time() < end:
         sum(range(1000))
     return part
@@ -204,10 +204,15 @@ print(float(seconds) / report.timings["function_seconds"].sum())
         small = LARGE.height // (6 * n_jobs)
 
         def by_size(part):
-            return workers.polish(part if part.height > small else part.head(3))
+            if part.height > small:
+                return workers.polish(part).select(x=pl.lit(0))
+            sum(range(100_000))  # who is on the CPU all the time is not suspected of waiting
+            return part.select("x").head(3)
 
         pmap.map_partitions(LARGE, by_size, n_jobs=n_jobs)
-        assert pmap.last_report().timings["pool_seconds"][n_jobs] > 0
+        first_large = pmap.last_report().timings.row(n_jobs, named=True)
+        assert first_large["pool_seconds"] > 0
+        assert first_large["blocked_seconds"] is not None
 
     def test_polars_that_leaves_a_cpu_idle_goes_to_threads(self):
         """Each operation of a long expression waits for the one before it."""
